@@ -1,0 +1,1 @@
+"""One file, one client: every adapter implements a port of `ports.py`."""

@@ -1,0 +1,1 @@
+"""Reviews arrive: parsing, cleaning, validation, language, duplicates, splits, the demo world."""

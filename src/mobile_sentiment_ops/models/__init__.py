@@ -1,0 +1,1 @@
+"""Kinds of model by name, their features, training, evaluation and calibration."""

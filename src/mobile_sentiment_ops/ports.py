@@ -1,0 +1,302 @@
+"""The doors to the world. Handlers reach everything outside the process through these.
+
+    Clock      what time it is
+    Files      the bucket: small files by name (reports, CSV contract of the first version)
+    Tables     append-only tables: reviews, rejects, predictions
+    Bundles    model files by hash, on the local disk
+    Datasets   immutable dataset manifests by fingerprint
+    Registry   the tracking server and model registry (a projection of the champion row)
+    State      champion, ledger, jobs and leases in one transactional store
+    Spool      predictions that are acknowledged and not yet in their table
+    Launcher   a process of its own for long work
+
+Each has an adapter in `adapters/memory.py` beside the real one; `tests/contracts` runs the same
+suite on both. Only `bootstrap.py` chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from mobile_sentiment_ops.types import (
+    Champion,
+    Decision,
+    Job,
+    JobState,
+    Lease,
+    LedgerEntry,
+    ModelVersion,
+    PredictionRecord,
+)
+
+
+class Clock(Protocol):
+    """Time as a dependency, so that a test or a simulation can set it."""
+
+    def now(self) -> datetime:
+        """The current time, timezone-aware UTC."""
+        ...
+
+
+class Files(Protocol):
+    """Small files by a relative name with forward slashes; a write is all or nothing."""
+
+    def write(self, name: str, data: bytes) -> str:
+        """Store `data` whole or not at all, replacing what was there; returns the full address."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The content of one file; NotFound when there is none."""
+        ...
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Names that start with `prefix`, sorted."""
+        ...
+
+
+class Tables(Protocol):
+    """Append-only tables by name. A table is made by its first append, with that schema."""
+
+    def append(self, table: str, rows: pa.Table, *, key: tuple[str, int] | None = None) -> bool:
+        """Commit `rows` atomically.
+
+        With `key = (writer, number)` the append happens once: numbers of one writer must grow, and
+        an append whose number is not above the last committed one is skipped (returns False).
+        A column that the table does not have yet is added; a missing one is filled with nulls.
+        """
+        ...
+
+    def batches(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        *,
+        equals: Mapping[str, str] | None = None,
+        since: tuple[str, datetime] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Rows in commit order as record batches of bounded size; nothing for an absent table.
+
+        `equals` keeps rows whose text columns have these values; `since = (column, time)` keeps
+        rows at or after that time.
+        """
+        ...
+
+    def read(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        *,
+        equals: Mapping[str, str] | None = None,
+        since: tuple[str, datetime] | None = None,
+    ) -> pa.Table:
+        """All such rows in one table; an absent table has no rows and no columns."""
+        ...
+
+    def version(self, table: str) -> int:
+        """The number of the latest commit, -1 for an absent table."""
+        ...
+
+    def compact(self, table: str) -> None:
+        """Merge small files; rows and their order do not change."""
+        ...
+
+
+class Bundles(Protocol):
+    """Model files on the local disk, named by the hash of their manifest."""
+
+    def put(self, files: Mapping[str, bytes], bundle_hash: str) -> None:
+        """Store all files under that hash, whole or not at all; doing it twice is harmless."""
+        ...
+
+    def get(self, bundle_hash: str) -> dict[str, bytes]:
+        """All files of a bundle, unchecked; NotFound when it is not on this disk."""
+        ...
+
+    def path(self, bundle_hash: str) -> Path | None:
+        """The folder of a bundle on this disk, or None."""
+        ...
+
+
+class Datasets(Protocol):
+    """Immutable manifests of datasets by fingerprint."""
+
+    def put(self, fingerprint: str, manifest: bytes) -> None:
+        """Store a manifest; the same fingerprint twice is harmless."""
+        ...
+
+    def get(self, fingerprint: str) -> bytes:
+        """The manifest whose fingerprint starts with this text; NotFound for none or several."""
+        ...
+
+    def list(self) -> list[str]:
+        """Fingerprints, oldest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """One finished training run, ready to be recorded whole.
+
+    `artifacts` are files by name (plots, report); `bundle` are the model's files; `dataset` is a
+    dictionary with at least `fingerprint`, `source` and the counts of rows per split and label.
+    """
+
+    name: str
+    kind: str
+    started_at: datetime
+    finished_at: datetime
+    parameters: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    dataset: Mapping[str, object]
+    artifacts: Mapping[str, bytes]
+    bundle: Mapping[str, bytes]
+    bundle_hash: str
+
+
+class Registry(Protocol):
+    """Experiment tracking and the registry of model versions."""
+
+    def record(self, run: TrainingRun) -> ModelVersion:
+        """Log the run with all it carries and register its model; Unavailable when away."""
+        ...
+
+    def versions(self) -> list[ModelVersion]:
+        """Registered versions, newest first."""
+        ...
+
+    def download(self, version: str) -> dict[str, bytes]:
+        """The files of a version's bundle, unchecked; NotFound for an unknown version."""
+        ...
+
+    def aliases(self) -> dict[str, str]:
+        """Alias -> version."""
+        ...
+
+    def set_aliases(self, aliases: Mapping[str, str | None]) -> None:
+        """Point each alias at a version, or remove it (None); others stay."""
+        ...
+
+    def attach(self, version: str, tags: Mapping[str, str]) -> None:
+        """Add tags to a version (its verdict, its ledger hash)."""
+        ...
+
+    def reachable(self) -> bool:
+        """Whether it answers within a second."""
+        ...
+
+
+class State(Protocol):
+    """Champion, ledger, jobs and leases: one store, one transaction a call."""
+
+    # --- the champion, one row
+    def champion(self) -> Champion | None:
+        """Who answers now."""
+        ...
+
+    def change_champion(
+        self, new: ModelVersion, decision: Decision, *, expected_token: int, fence: Lease | None = None
+    ) -> Champion:
+        """Replace the champion and write the decision in one transaction.
+
+        `expected_token` is the token seen when the decision was taken (0 for no champion); another
+        change in between, or a `fence` lease that someone else took over, raises StaleToken.
+        """
+        ...
+
+    # --- the ledger, append-only and hash-chained
+    def decide(self, decision: Decision) -> LedgerEntry:
+        """Append a decision."""
+        ...
+
+    def ledger(self, *, after: int = 0, limit: int | None = None) -> list[LedgerEntry]:
+        """Entries with seq > `after`, oldest first."""
+        ...
+
+    # --- jobs
+    def submit(self, kind: str) -> tuple[Job, bool]:
+        """Queue a job, or return the one of that kind that is queued or running (and False)."""
+        ...
+
+    def job(self, job_id: str) -> Job:
+        """One job; NotFound for an unknown id."""
+        ...
+
+    def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
+        """Jobs, newest first."""
+        ...
+
+    def update_job(
+        self,
+        job_id: str,
+        *,
+        state: JobState | None = None,
+        progress: float | None = None,
+        step: str | None = None,
+        pid: int | None = None,
+        log: str | None = None,
+        result: Mapping[str, object] | None = None,
+        error: str | None = None,
+    ) -> Job:
+        """Change what is given; `log` is appended (the last 100 kB are kept). A job that has ended
+        stays as it ended. RUNNING sets started_at, an end sets finished_at."""
+        ...
+
+    # --- leases
+    def acquire(self, name: str, holder: str, *, seconds: float) -> Lease | None:
+        """The lease, with a token above every earlier one, or None while another holder has it."""
+        ...
+
+    def renew(self, lease: Lease, *, seconds: float) -> Lease | None:
+        """The same lease with a later end, or None when it was lost."""
+        ...
+
+    def release(self, lease: Lease) -> None:
+        """Give it back; harmless when it was lost."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A closed piece of the spool: `key` makes its append to a table happen once."""
+
+    key: tuple[str, int]
+    records: tuple[PredictionRecord, ...]
+
+
+class Spool(Protocol):
+    """Acknowledged predictions on the local disk until they are in their table."""
+
+    def append(self, records: Sequence[PredictionRecord]) -> None:
+        """Return only when the records survive a kill of this process."""
+        ...
+
+    def drain(self) -> Iterator[Segment]:
+        """Closed segments, oldest first, those of ended processes too."""
+        ...
+
+    def forget(self, segment: Segment) -> None:
+        """Delete a segment whose rows are safe elsewhere; harmless twice."""
+        ...
+
+    def depth(self) -> int:
+        """How many records wait, about."""
+        ...
+
+
+class Launcher(Protocol):
+    """Starts long work in a process of its own, at low priority, that outlives its caller."""
+
+    def start(self, job_id: str) -> int:
+        """Run `mso retrain --job JOB_ID`; returns the process id."""
+        ...
+
+    def alive(self, pid: int) -> bool:
+        """Whether that process still runs."""
+        ...

@@ -1,0 +1,1 @@
+"""The model bundle, its contract checks, the gate and the rule that chains the ledger."""

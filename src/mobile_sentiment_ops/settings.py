@@ -1,0 +1,277 @@
+"""One frozen tree of settings, and where each value came from.
+
+Later layers win: defaults, then `mso.toml`, then the first version's variables
+(`MLFLOW_TRACKING_URI`, `GCS_BUCKET_NAME`, ...), then `MSO_*`, then command-line flags.
+A section and a key are joined by two underscores in the environment: `MSO_API__PORT=5002`.
+Unknown keys are refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mobile_sentiment_ops.errors import SettingsError
+
+SETTINGS_FORMAT = 1
+SETTINGS_FILE = "mso.toml"
+
+FIRST_VERSION_VARIABLES = {
+    "MLFLOW_TRACKING_URI": "mlflow.tracking_uri",
+    "GCS_BUCKET_NAME": "storage.bucket_name",
+    "GCS_ENDPOINT": "storage.gcs_endpoint",
+    "GCS_STORAGE_EMULATOR_HOST": "storage.gcs_endpoint",
+    "INITIAL_DATA_PATH": "training.initial_data",
+    "REPORTS_DIR": "storage.reports_dir",
+}
+"""Variables of the first version that still work, and the setting each one is now."""
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, and unknown keys are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Api(Section):
+    """The HTTP server."""
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: Port = Field(5001, description="port of the API")
+    log_text: Literal["masked", "hash", "off"] = Field(
+        "masked", description="text in the prediction log: masked digits, addresses and links; its hash; or nothing"
+    )
+    max_json_bytes: int = Field(1_048_576, ge=1024, description="largest JSON body")
+    max_csv_bytes: int = Field(52_428_800, ge=1024, description="largest CSV upload")
+    max_json_rows: int = Field(10_000, ge=1, description="most reviews in one JSON request")
+    max_text_chars: int = Field(20_000, ge=1, description="longest review, in characters")
+
+
+class Mlflow(Section):
+    """The tracking server and its names, as the first version's users know them."""
+
+    tracking_uri: str = Field("http://127.0.0.1:8000", description="address of the MLflow server")
+    experiment: str = Field("Sentiment_Analysis_Production", description="experiment of all training runs")
+    registered_model: str = Field("MobileSentimentModel", description="name in the model registry")
+
+
+class Storage(Section):
+    """Folders and addresses. A relative path is below the workspace."""
+
+    workspace: Path = Field(Path("workspace"), description="folder of everything this project keeps")
+    tables: str = Field("tables", description="reviews and predictions (Delta tables)")
+    bucket: str = Field("bucket", description="folder or address that holds the bucket")
+    bucket_name: str = Field("mobile-reviews-bucket", description="name of the bucket in it")
+    state_url: str = Field("", description="SQLAlchemy address of the state database; empty: state.db in the workspace")
+    reports_dir: Path = Field(Path("reports"), description="reports served under /reports")
+    gcs_endpoint: str = Field("", description="address of a Google Cloud Storage emulator")
+
+    def folder(self, name: str | Path) -> Path:
+        """A path of this section, absolute: relative ones are below the workspace."""
+        path = Path(name)
+        return path if path.is_absolute() else self.workspace.absolute() / path
+
+
+class Ingest(Section):
+    """How reviews are read."""
+
+    columns: dict[str, str] = Field(
+        default_factory=dict, description='extra column names, "name in the file" = "canonical column"'
+    )
+    batch_rows: int = Field(50_000, ge=100, description="rows that are validated and committed together")
+    max_text_chars: int = Field(20_000, ge=1, description="longest review taken in, in characters")
+
+
+class Training(Section):
+    """What is trained, on what."""
+
+    kinds: tuple[str, ...] = Field(
+        ("lr", "rf", "xgb"), description="kinds trained in this order; the first one serves first"
+    )
+    initial_data: str = Field("", description="file to train the first model on; empty: the demo world")
+    test_share: Share = Field(0.2, description="share of the newest labelled reviews kept for the comparison")
+    validation_share: Share = Field(0.1, description="share of the remaining reviews for calibration")
+    max_test_rows: int = Field(20_000, ge=100, description="most rows in the comparison")
+    seed: int = Field(0, ge=0, description="seed of everything random in training")
+
+
+class Gate(Section):
+    """When a candidate may replace the champion."""
+
+    min_gain: float = Field(0.0, description="least macro-F1 gain that the lower end of the interval must exceed")
+    confidence: Share = Field(0.95, description="coverage of the intervals")
+    bootstrap_samples: int = Field(1_000, ge=100, description="resamples of the paired bootstrap")
+    min_test_rows: int = Field(200, ge=10, description="fewest rows a verdict may rest on")
+
+
+class Demo(Section):
+    """The generated demo world (docs/demo-world.md)."""
+
+    seed: int = Field(7, ge=0, description="seed of the demo world")
+    reviews: int = Field(26_000, ge=100, description="about how many reviews it holds")
+
+
+class Logs(Section):
+    """What the programs say of themselves."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level shown")
+    format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else JSON")
+
+
+class Settings(Section):
+    """The whole tree."""
+
+    format: Literal[1] = Field(1, description="version of this file's format")
+    api: Api = Api()
+    mlflow: Mlflow = Mlflow()
+    storage: Storage = Storage()
+    ingest: Ingest = Ingest()
+    training: Training = Training()
+    gate: Gate = Gate()
+    demo: Demo = Demo()
+    logs: Logs = Logs()
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The settings and, for each dotted key, the layer that gave its value."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+    def rows(self) -> list[tuple[str, object, str]]:
+        """(dotted key, value, layer) for every setting, in the tree's order."""
+        leaves = _leaves(self.settings.model_dump(mode="json"))
+        return [(key, value, self._source(key)) for key, value in leaves.items()]
+
+    def _source(self, key: str) -> str:
+        while key:
+            if key in self.sources:
+                return self.sources[key]
+            key = key.rpartition(".")[0]
+        return "default"
+
+
+def resolve_settings(
+    *,
+    environment: Mapping[str, str],
+    file: Path | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Resolved:
+    """Merge all layers into one checked tree.
+
+    `flags` maps dotted keys to values; `file` is skipped when None. Raises SettingsError that
+    names the key, its layer and what is expected.
+
+    >>> found = resolve_settings(environment={"MSO_API__PORT": "5002", "GCS_BUCKET_NAME": "shop"})
+    >>> found.settings.api.port, found.settings.storage.bucket_name
+    (5002, 'shop')
+    >>> found.sources["api.port"]
+    'MSO_API__PORT'
+    >>> resolve_settings(environment={"MSO_API__PROT": "5002"})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    mobile_sentiment_ops.errors.SettingsError: MSO_API__PROT: there is no setting api.prot; did you mean api.port? ...
+    """
+    given: dict[str, tuple[object, str]] = {}
+    if file is not None:
+        given |= {key: (value, file.name) for key, value in _leaves(_read_toml(file)).items()}
+    for variable, key in FIRST_VERSION_VARIABLES.items():
+        if environment.get(variable):
+            given[key] = (environment[variable], variable)
+    for variable, text in environment.items():
+        if variable.startswith("MSO_") and variable not in _RESERVED:
+            key = variable.removeprefix("MSO_").lower().replace("__", ".")
+            given[key] = (_from_text(key, text), variable)
+    for key, value in (flags or {}).items():
+        given[key] = (value, "flag")
+
+    known = _known_keys(Settings)
+    tree: dict[str, Any] = {}
+    for key, (value, layer) in given.items():
+        if key not in known and not any(key.startswith(f"{table}.") for table in _FREE_TABLES):
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else "."
+            raise SettingsError(f"{layer}: there is no setting {key}{hint} `mso config show` lists them all")
+        _put(tree, key, value)
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as err:
+        first = err.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        layer = given.get(key, (None, "settings"))[1]
+        raise SettingsError(
+            f"{layer}: {key} is {first['input']!r}: {first['msg'].lower()}; `mso config show` explains each setting"
+        ) from err
+    return Resolved(settings, {key: layer for key, (_, layer) in given.items()})
+
+
+_FREE_TABLES = ("ingest.columns",)  # tables whose keys are the user's own
+_RESERVED = ("MSO_SHARED_DATA", "MSO_CONFIG")  # read by the tests and by the command line
+
+
+def setting_descriptions() -> dict[str, str]:
+    """What each dotted key means, in the tree's order."""
+    return {f"{s}.{k}": f.description or "" for s, k, f in _fields()}
+
+
+def _fields() -> list[tuple[str, str, Any]]:
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    return [
+        (name, key, field)
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, Section)
+        for key, field in section.model_fields.items()
+    ]
+
+
+def _known_keys(root: type[Section]) -> set[str]:
+    return {f"{section}.{key}" for section, key, _ in _fields()} | {
+        name for name, field in root.model_fields.items() if field.annotation is not None and name == "format"
+    }
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError as err:
+        raise SettingsError(f"{file}: no such settings file") from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise SettingsError(f"{file}: not readable as TOML: {err}") from err
+
+
+def _from_text(key: str, text: str) -> object:
+    """Lists and tables are JSON in the environment; a list may also be plain text with commas."""
+    if text[:1] in "[{":
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as err:
+            raise SettingsError(f"{key}: {text!r} is not JSON: {err}") from err
+    return [part.strip() for part in text.split(",")] if key == "training.kinds" else text
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    leaves: dict[str, object] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name not in _FREE_TABLES:
+            leaves |= _leaves(value, f"{name}.")
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def _put(tree: dict[str, Any], key: str, value: object) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[last] = value

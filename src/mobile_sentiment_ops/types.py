@@ -1,0 +1,208 @@
+"""The words everyone shares: frozen values without behaviour, built from the standard library alone.
+
+Stages, handlers, adapters and shells speak to each other in these. A share is 0..1, a time is
+timezone-aware UTC, and the three labels are always in the order of `LABELS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class Label(StrEnum):
+    """What a reviewer feels, spelled as the first version's files spell it."""
+
+    NEGATIVE = "Negative"
+    NEUTRAL = "Neutral"
+    POSITIVE = "Positive"
+
+
+LABELS = (Label.NEGATIVE, Label.NEUTRAL, Label.POSITIVE)
+"""The fixed order of classes: index 0, 1, 2 in every array, confusion matrix and bundle."""
+
+
+class LabelSource(StrEnum):
+    """Where a label came from; a person outranks an imported file, which outranks stars."""
+
+    HUMAN = "human"
+    IMPORTED = "imported"
+    STARS = "stars"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A measured value with the ends of its confidence interval (95% unless said otherwise)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one text. `confidence` is the probability of the chosen label, which the
+    published decision offsets may make smaller than the largest probability."""
+
+    label: Label
+    confidence: float
+    probabilities: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRecord:
+    """One logged prediction, as the predictions table keeps it."""
+
+    prediction_id: str
+    request_id: str
+    review_id: str
+    event_time: datetime
+    received_at: datetime
+    model_version: str
+    label: Label
+    probabilities: tuple[float, float, float]
+    app: str | None = None
+    version: str | None = None
+    language: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One input row that could not be taken in: where it stood and why."""
+
+    source: str
+    line: int
+    reason: str
+    row: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one ingest did with what it read. `read` is the sum of the other four counts."""
+
+    sources: tuple[str, ...]
+    read: int
+    new: int
+    updated: int
+    duplicate: int
+    rejected: int
+    reasons: Mapping[str, int]
+    mapping: Mapping[str, str]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One registered model. `bundle_hash` names its files wherever they are kept."""
+
+    version: str
+    kind: str
+    bundle_hash: str
+    run_id: str
+    dataset: str
+    created_at: datetime
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """The one row that says which model answers. `token` grows by one at every change."""
+
+    version: str
+    kind: str
+    bundle_hash: str
+    previous_version: str | None
+    previous_bundle_hash: str | None
+    promoted_at: datetime
+    actor: str
+    reason: str
+    token: int
+
+
+class Outcome(StrEnum):
+    """What the gate says of a candidate."""
+
+    PROMOTE = "PROMOTE"
+    HOLD = "HOLD"
+    REJECT = "REJECT"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The gate's answer with everything it was decided on.
+
+    `measured` and `limits` share no name; `reasons` read as sentences; `summary` is the paragraph
+    a person reads.
+    """
+
+    outcome: Outcome
+    candidate: str
+    champion: str | None
+    measured: Mapping[str, float]
+    limits: Mapping[str, float]
+    reasons: tuple[str, ...]
+    summary: str
+
+
+class JobState(StrEnum):
+    """A job's way: queued, running, then one of three ends."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A piece of long work that can be asked for by id."""
+
+    job_id: str
+    kind: str
+    state: JobState
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    progress: float = 0.0
+    step: str = ""
+    pid: int | None = None
+    log: str = ""
+    result: Mapping[str, object] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to do one thing alone until `expires_at`; `token` fences off stale holders."""
+
+    name: str
+    holder: str
+    token: int
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is written to the ledger: who decided what about which thing, on which figures."""
+
+    action: str
+    subject: str
+    actor: str
+    reason: str
+    figures: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """A decision as it stands in the append-only, hash-chained ledger."""
+
+    seq: int
+    at: datetime
+    decision: Decision
+    previous_hash: str
+    entry_hash: str
