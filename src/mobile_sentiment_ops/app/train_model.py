@@ -1,0 +1,414 @@
+"""The lifecycle: train, compare, promote, roll back.
+
+    train_startup_model   no champion yet: train the first kind and let it serve
+    retrain               train kinds on the newest dataset, each against the champion of that moment
+    schedule_retrain      the same in a process of its own, one at a time
+    promote, rollback     a person's decision, with a reason
+    reconcile             close what a crash left open and repair the registry's aliases
+
+Training is done alone: the lease `training` is held for as long as it runs, and its token fences
+off a trainer that lost it (it cannot promote any more).
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+import structlog
+
+from mobile_sentiment_ops.app.data_pipeline import DataHandler
+from mobile_sentiment_ops.app.model_files import open_bundle
+from mobile_sentiment_ops.data.dataset import Dataset
+from mobile_sentiment_ops.errors import Busy, ModelError, NoModel, NotFound, StoreError
+from mobile_sentiment_ops.models.evaluation import evaluate
+from mobile_sentiment_ops.models.kinds import kind_named
+from mobile_sentiment_ops.models.model import SentimentModel
+from mobile_sentiment_ops.models.plots import evaluation_artifacts
+from mobile_sentiment_ops.models.training import train
+from mobile_sentiment_ops.ports import Bundles, Clock, Launcher, Registry, State, TrainingRun
+from mobile_sentiment_ops.registry.bundle import pack_bundle
+from mobile_sentiment_ops.registry.gate import GateLimits, compare
+from mobile_sentiment_ops.settings import Gate, Training
+from mobile_sentiment_ops.types import (
+    Champion,
+    Decision,
+    Job,
+    JobState,
+    Lease,
+    ModelVersion,
+    Outcome,
+    Verdict,
+)
+
+log = structlog.get_logger()
+
+Progress = Callable[[str, float], None]
+"""Called with a step in words and the share done, 0..1."""
+
+LEASE = "training"
+LEASE_SECONDS = 60.0
+QUEUED_FOR_AT_MOST = timedelta(minutes=1)
+
+
+def silent(_step: str, _share: float) -> None:
+    """Progress for callers that do not look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A trained model with what it did on the test rows and what it cost."""
+
+    kind: str
+    model: SentimentModel
+    decisions: np.ndarray
+    metrics: Mapping[str, float]
+    artifacts: Mapping[str, bytes]
+    started_at: datetime
+    finished_at: datetime
+
+
+class MLOpsHandler:
+    """The lifecycle of models over the ports it is given."""
+
+    def __init__(
+        self,
+        *,
+        data: DataHandler,
+        registry: Registry,
+        state: State,
+        bundles: Bundles,
+        launcher: Launcher,
+        clock: Clock,
+        training: Training,
+        gate: Gate,
+        provenance: Mapping[str, str],
+        holder: str,
+    ) -> None:
+        self._data = data
+        self._registry = registry
+        self._state = state
+        self._bundles = bundles
+        self._launcher = launcher
+        self._clock = clock
+        self._training = training
+        self._gate = gate
+        self._provenance = provenance
+        self._holder = holder
+
+    # --- training
+
+    def train_startup_model(self, progress: Progress = silent) -> Champion:
+        """The champion; when there is none, the first configured kind is trained and promoted.
+
+        Raises ModelError when even that model is not better than always answering the same label.
+        """
+        if (champion := self._state.champion()) is not None:
+            return champion
+        verdict = self.retrain(kinds=self._training.kinds[:1], progress=progress)[0]
+        if (champion := self._state.champion()) is None:
+            raise ModelError(f"no model can serve yet: {verdict.summary}")
+        return champion
+
+    def retrain(
+        self, job_id: str | None = None, kinds: Sequence[str] | None = None, progress: Progress = silent
+    ) -> list[Verdict]:
+        """Train each kind on the newest dataset and let it replace the champion if the gate says so.
+
+        With `job_id` the job is kept up to date; it ends FAILED when this raises. Raises Busy when
+        another process is training.
+        """
+        if job_id is None:
+            return self._retrain(kinds, progress)
+        self._state.update_job(job_id, state=JobState.RUNNING)
+
+        def report(step: str, share: float) -> None:
+            self._state.update_job(job_id, progress=share, step=step, log=f"{self._clock.now():%H:%M:%S} {step}\n")
+            progress(step, share)
+
+        try:
+            verdicts = self._retrain(kinds, report)
+        except BaseException as err:
+            self._state.update_job(job_id, state=JobState.FAILED, error=str(err) or type(err).__name__)
+            raise
+        result = {"verdicts": [asdict(verdict) for verdict in verdicts]}
+        self._state.update_job(job_id, state=JobState.DONE, progress=1.0, step="done", result=result)
+        return verdicts
+
+    def schedule_retrain(self) -> Job:
+        """A job that trains in a process of its own; the one that is already on its way, if any."""
+        self.close_lost_jobs()
+        job, created = self._state.submit("retrain")
+        if created:
+            job = self._state.update_job(job.job_id, pid=self._launcher.start(job.job_id))
+        return job
+
+    def missing_kinds(self) -> tuple[str, ...]:
+        """Configured kinds that no registered version has: what an interrupted first run left."""
+        known = {version.kind for version in self._registry.versions()}
+        return tuple(kind for kind in self._training.kinds if kind not in known)
+
+    def _retrain(self, kinds: Sequence[str] | None, progress: Progress) -> list[Verdict]:
+        names = tuple(kinds or self._training.kinds)
+        for name in names:
+            kind_named(name)  # an unknown name stops everything before anything is trained
+        with self._alone() as lease:
+            progress("building the dataset", 0.0)
+            dataset = self._data.build_dataset(self._training, not_before=self._test_from())
+            verdicts = []
+            for done, name in enumerate(names):
+                start, end = (0.05 + 0.95 * (done + part) / len(names) for part in (0, 1))
+                verdicts.append(self._try_candidate(name, dataset, lease, _within(progress, start, end)))
+            return verdicts
+
+    def _try_candidate(self, kind: str, dataset: Dataset, lease: Lease, progress: Progress) -> Verdict:
+        """Train, compare on the same rows as the champion, record, and promote when it is better."""
+        progress(f"training {kind} on {dataset.train.height + dataset.validation.height} reviews", 0.0)
+        candidate = self._train(kind, dataset)
+        progress(f"comparing {kind} with the champion on {dataset.test.height} newer reviews", 0.6)
+        champion = self._state.champion()
+        verdict = self._compare(candidate, champion, dataset)
+        progress(f"recording {kind}", 0.7)
+        version = self._record(candidate, verdict, dataset)
+        figures = {"dataset": dataset.fingerprint, "measured": dict(verdict.measured), "limits": dict(verdict.limits)}
+        decision = Decision("verdict", version.version, "gate", verdict.summary, figures)
+        if verdict.outcome is Outcome.PROMOTE:
+            promote = Decision("promote", version.version, "gate", verdict.summary, figures)
+            token = champion.token if champion else 0
+            self._state.change_champion(version, promote, expected_token=token, fence=lease)
+            self._project_aliases()
+        else:
+            self._state.decide(decision)
+            self._set_aliases({"challenger": version.version})
+        log.info("compared", kind=kind, version=version.version, outcome=verdict.outcome.value)
+        progress(f"{kind}: {verdict.outcome.value}. {verdict.summary}", 1.0)
+        return verdict
+
+    def _train(self, kind: str, dataset: Dataset) -> Candidate:
+        started_at, wall, cpu = self._clock.now(), time.perf_counter(), time.process_time()
+        model = train(kind, dataset.train, dataset.validation, seed=self._training.seed)
+        fit = {"train_seconds": time.perf_counter() - wall, "train_cpu_seconds": time.process_time() - cpu}
+        test = dataset.test
+        labels = test["label"].to_numpy()
+        probabilities = model.probabilities(test["review_text"].to_list(), test["rating"].to_list())
+        decisions = model.decide(probabilities)
+        slices = {name: test[name].to_list() for name in ("app", "language")}
+        scores = evaluate(labels, probabilities, decisions, slices).metrics()
+        seconds = time.perf_counter() - wall
+        log.info(
+            "trained", kind=kind, rows=dataset.train.height, macro_f1=round(scores["macro_f1"], 4), seconds=seconds
+        )
+        return Candidate(
+            kind,
+            model,
+            decisions,
+            {**scores, **fit, "peak_memory_mb": _peak_memory_mb()},
+            evaluation_artifacts(labels, probabilities, decisions),
+            started_at,
+            self._clock.now(),
+        )
+
+    def _compare(self, candidate: Candidate, champion: Champion | None, dataset: Dataset) -> Verdict:
+        rival = None
+        if champion is not None:
+            model = open_bundle(self._bundles, self._registry, champion.version, champion.bundle_hash).model
+            texts, ratings = dataset.test["review_text"].to_list(), dataset.test["rating"].to_list()
+            rival = model.decide(model.probabilities(texts, ratings))
+        return compare(
+            dataset.test["label"].to_numpy(),
+            candidate.decisions,
+            rival,
+            candidate=kind_named(candidate.kind).title,
+            champion=f"version {champion.version} ({kind_named(champion.kind).title})" if champion else None,
+            limits=GateLimits.of(self._gate),
+            seed=self._training.seed,
+        )
+
+    def _record(self, candidate: Candidate, verdict: Verdict, dataset: Dataset) -> ModelVersion:
+        kind = kind_named(candidate.kind)
+        summary = dataset.summary()
+        card = {
+            "kind": candidate.kind,
+            "trained_at": candidate.finished_at.isoformat(),
+            "dataset": summary,
+            "metrics": dict(candidate.metrics),
+            "verdict": {"outcome": verdict.outcome.value, "summary": verdict.summary},
+            "provenance": dict(self._provenance),
+            "seed": self._training.seed,
+        }
+        files, bundle_hash = pack_bundle(candidate.model, card=card, manifest=dataset.manifest)
+        self._bundles.put(files, bundle_hash)
+        run = TrainingRun(
+            name=kind.title,
+            kind=candidate.kind,
+            started_at=candidate.started_at,
+            finished_at=candidate.finished_at,
+            parameters={
+                "kind": candidate.kind,
+                "seed": str(self._training.seed),
+                **{key: str(value) for key, value in candidate.model.parameters.items()},
+            },
+            metrics=candidate.metrics,
+            tags={**self._provenance, "verdict": verdict.outcome.value, "verdict_summary": verdict.summary},
+            dataset=summary,
+            artifacts=candidate.artifacts,
+            bundle=files,
+            bundle_hash=bundle_hash,
+        )
+        return self._registry.record(run)
+
+    def _test_from(self) -> datetime | None:
+        """Where the champion's own test rows begin: newer test rows were seen by neither model."""
+        champion = self._state.champion()
+        if champion is None:
+            return None
+        card = open_bundle(self._bundles, self._registry, champion.version, champion.bundle_hash).card
+        text = card["dataset"].get("test_from")
+        return datetime.fromisoformat(text) if text else None
+
+    @contextmanager
+    def _alone(self) -> Iterator[Lease]:
+        """Hold the training lease, renewing it in the background, or raise Busy."""
+        lease = self._state.acquire(LEASE, self._holder, seconds=LEASE_SECONDS)
+        if lease is None:
+            raise Busy("another process is training; wait for it, or see `mso status` and GET /jobs")
+        stop = threading.Event()
+
+        def keep() -> None:
+            held: Lease | None = lease
+            while held is not None and not stop.wait(LEASE_SECONDS / 4):
+                try:
+                    held = self._state.renew(held, seconds=LEASE_SECONDS)
+                except StoreError as err:
+                    log.warning("lease not renewed", lease=LEASE, error=str(err))
+
+        keeper = threading.Thread(target=keep, name="training-lease", daemon=True)
+        keeper.start()
+        try:
+            yield lease
+        finally:
+            stop.set()
+            keeper.join()
+            self._state.release(lease)
+
+    # --- who answers
+
+    def champion(self) -> Champion | None:
+        """Who answers now."""
+        return self._state.champion()
+
+    def versions(self) -> list[ModelVersion]:
+        """Registered versions, newest first."""
+        return self._registry.versions()
+
+    def promote(self, version: str, *, actor: str, reason: str) -> Champion:
+        """Let a registered version answer because a person says so.
+
+        Its files are opened and checked first. Raises NotFound for an unknown version.
+        """
+        known = {found.version: found for found in self._registry.versions()}
+        if version not in known:
+            raise NotFound(f"there is no model version {version}; `mso models list` shows {_some(known)}")
+        open_bundle(self._bundles, self._registry, version, known[version].bundle_hash)
+        return self._override("promote", known[version], actor, reason)
+
+    def rollback(self, *, actor: str, reason: str) -> Champion:
+        """Let the model before the champion answer again; works while the registry is away."""
+        champion = self._state.champion()
+        if champion is None:
+            raise NoModel("there is no champion to roll back; `mso up` or `mso retrain` makes one")
+        if champion.previous_version is None or champion.previous_bundle_hash is None:
+            raise NoModel(f"version {champion.version} is the first champion: there is none before it to roll back to")
+        bundle = open_bundle(self._bundles, self._registry, champion.previous_version, champion.previous_bundle_hash)
+        previous = ModelVersion(
+            version=champion.previous_version,
+            kind=bundle.model.kind,
+            bundle_hash=champion.previous_bundle_hash,
+            run_id="",
+            dataset=bundle.card["dataset"]["fingerprint"],
+            created_at=datetime.fromisoformat(bundle.card["trained_at"]),
+        )
+        return self._override("rollback", previous, actor, reason)
+
+    def _override(self, action: str, version: ModelVersion, actor: str, reason: str) -> Champion:
+        champion = self._state.champion()
+        if champion is not None and champion.version == version.version:
+            return champion
+        figures = {"from": champion.version if champion else None, "to": version.version}
+        decision = Decision(action, version.version, actor, reason, figures)
+        changed = self._state.change_champion(version, decision, expected_token=champion.token if champion else 0)
+        self._project_aliases()
+        log.info(action, version=version.version, actor=actor, reason=reason)
+        return changed
+
+    # --- what a crash may have left
+
+    def reconcile(self) -> list[str]:
+        """Close jobs without a process and repair the aliases; what was found, in words."""
+        found = self.close_lost_jobs()
+        champion = self._state.champion()
+        if champion is not None:
+            pointed = self._registry.aliases()
+            for alias, version in self._projection(champion).items():
+                if pointed.get(alias) != version and not (version is None and alias not in pointed):
+                    found.append(
+                        f"alias {alias} pointed at {pointed.get(alias) or 'nothing'} and was put back to "
+                        f"{version or 'nothing'}: the champion changes only by `mso promote`"
+                    )
+            if found:
+                self._project_aliases()
+        for sentence in found:
+            log.warning("reconciled", found=sentence)
+        return found
+
+    def close_lost_jobs(self) -> list[str]:
+        """End as FAILED the jobs whose process is gone or never came."""
+        found = []
+        for state in (JobState.RUNNING, JobState.QUEUED):
+            for job in self._state.jobs(state=state):
+                started = job.pid is not None or self._clock.now() - job.created_at < QUEUED_FOR_AT_MOST
+                if started and (job.pid is None or self._launcher.alive(job.pid)):
+                    continue
+                error = "its process ended without finishing; ask for it again"
+                self._state.update_job(job.job_id, state=JobState.FAILED, error=error)
+                found.append(f"job {job.job_id} was {state.value} and {error}")
+        return found
+
+    def _projection(self, champion: Champion) -> dict[str, str | None]:
+        return {
+            "champion": champion.version,
+            "Production": champion.version,
+            "previous": champion.previous_version,
+        }
+
+    def _project_aliases(self) -> None:
+        if (champion := self._state.champion()) is not None:
+            self._set_aliases(self._projection(champion))
+
+    def _set_aliases(self, aliases: Mapping[str, str | None]) -> None:
+        """The aliases only mirror the champion row, so a registry that is away stops nothing."""
+        try:
+            self._registry.set_aliases(aliases)
+        except StoreError as err:
+            log.warning("aliases not set; `mso up` and every retrain repair them", error=str(err))
+
+
+def _within(progress: Progress, start: float, end: float) -> Progress:
+    """A progress whose 0..1 is the part from `start` to `end` of another."""
+    return lambda step, share: progress(step, start + (end - start) * share)
+
+
+def _peak_memory_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _some(known: Mapping[str, object]) -> str:
+    return ", ".join(list(known)[:10]) or "none yet"

@@ -1,0 +1,237 @@
+"""The only place that chooses adapters: settings in, a platform of ports and handlers out.
+
+Also the two doors for Python users, `load` and `reviews`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform as machine
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mobile_sentiment_ops
+from mobile_sentiment_ops.errors import NoModel, NotFound
+from mobile_sentiment_ops.settings import SETTINGS_FILE, Resolved, Settings, resolve_settings
+from mobile_sentiment_ops.types import Label
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from mobile_sentiment_ops.app.data_pipeline import DataHandler
+    from mobile_sentiment_ops.app.prediction import PredictionHandler
+    from mobile_sentiment_ops.app.train_model import MLOpsHandler
+    from mobile_sentiment_ops.models.model import SentimentModel
+    from mobile_sentiment_ops.ports import Bundles, Clock, Datasets, Files, Launcher, Registry, Spool, State, Tables
+
+
+def find_settings(*, config: Path | None = None, flags: Mapping[str, object] | None = None) -> Resolved:
+    """The settings of this process: `config`, else $MSO_CONFIG, else ./mso.toml when it is there."""
+    named = config or (Path(os.environ["MSO_CONFIG"]) if os.environ.get("MSO_CONFIG") else None)
+    here = Path(SETTINGS_FILE)
+    file = named or (here if here.is_file() else None)
+    return resolve_settings(environment=os.environ, file=file, flags=flags)
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Every port and handler for one tree of settings, each made on first use."""
+
+    settings: Settings
+
+    @cached_property
+    def clock(self) -> Clock:
+        from mobile_sentiment_ops.adapters.clock import SystemClock
+
+        return SystemClock()
+
+    @cached_property
+    def files(self) -> Files:
+        from mobile_sentiment_ops.adapters.files import FsspecFiles
+
+        storage = self.settings.storage
+        return FsspecFiles(f"{_address(storage.bucket, self.workspace)}/{storage.bucket_name}")
+
+    @cached_property
+    def tables(self) -> Tables:
+        from mobile_sentiment_ops.adapters.tables import DeltaTables
+
+        return DeltaTables(_address(self.settings.storage.tables, self.workspace))
+
+    @cached_property
+    def bundles(self) -> Bundles:
+        from mobile_sentiment_ops.adapters.bundles import FolderBundles
+
+        return FolderBundles(self.workspace / "bundles")
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        from mobile_sentiment_ops.adapters.datasets import FolderDatasets
+
+        return FolderDatasets(self.workspace / "datasets")
+
+    @cached_property
+    def state(self) -> State:
+        from mobile_sentiment_ops.adapters.state_sql import SqlState
+
+        self.workspace.mkdir(parents=True, exist_ok=True)
+        url = self.settings.storage.state_url or f"sqlite:///{self.workspace / 'state.db'}"
+        return SqlState(url, self.clock)
+
+    @cached_property
+    def registry(self) -> Registry:
+        from mobile_sentiment_ops.adapters.registry_mlflow import MlflowRegistry
+
+        return MlflowRegistry(self.settings.mlflow)
+
+    @cached_property
+    def spool(self) -> Spool:
+        from mobile_sentiment_ops.adapters.spool import FileSpool
+
+        return FileSpool(self.workspace / "spool")
+
+    @cached_property
+    def launcher(self) -> Launcher:
+        from mobile_sentiment_ops.adapters.launcher import ProcessLauncher
+
+        return ProcessLauncher(self.workspace / "logs")
+
+    @cached_property
+    def data(self) -> DataHandler:
+        from mobile_sentiment_ops.app.data_pipeline import DataHandler
+
+        return DataHandler(
+            tables=self.tables,
+            files=self.files,
+            datasets=self.datasets,
+            clock=self.clock,
+            ingest=self.settings.ingest,
+        )
+
+    @cached_property
+    def models(self) -> MLOpsHandler:
+        from mobile_sentiment_ops.app.train_model import MLOpsHandler
+
+        return MLOpsHandler(
+            data=self.data,
+            registry=self.registry,
+            state=self.state,
+            bundles=self.bundles,
+            launcher=self.launcher,
+            clock=self.clock,
+            training=self.settings.training,
+            gate=self.settings.gate,
+            provenance=provenance(),
+            holder=f"{machine.node()}:{os.getpid()}",
+        )
+
+    @cached_property
+    def predictions(self) -> PredictionHandler:
+        from mobile_sentiment_ops.app.prediction import PredictionHandler
+
+        return PredictionHandler(
+            state=self.state,
+            bundles=self.bundles,
+            registry=self.registry,
+            spool=self.spool,
+            tables=self.tables,
+            clock=self.clock,
+            api=self.settings.api,
+        )
+
+    @cached_property
+    def workspace(self) -> Path:
+        return self.settings.storage.workspace.absolute()
+
+
+def assemble(settings: Settings) -> Platform:
+    """The platform for these settings; nothing is opened before it is used."""
+    return Platform(settings)
+
+
+def provenance() -> dict[str, str]:
+    """What a run was made with: package version, git revision, Python, and a hash of every
+    installed distribution's version (equal hashes mean equal environments)."""
+    installed = sorted({f"{found.metadata['Name'].lower()}=={found.version}" for found in distributions()})
+    return {
+        "package_version": mobile_sentiment_ops.__version__,
+        "git_revision": _git_revision(),
+        "python": machine.python_version(),
+        "environment_hash": sha256("\n".join(installed).encode()).hexdigest()[:16],
+        "lock_hash": _lock_hash(),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A registered model, opened for use from Python."""
+
+    version: str
+    model: SentimentModel
+
+    def predict(self, texts: Sequence[str]) -> list[Label]:
+        """One label a text, the same ones that the API answers."""
+        return [prediction.label for prediction in self.model.predict(texts)]
+
+
+def load(name: str = "champion", *, settings: Settings | None = None) -> LoadedModel:
+    """The champion, or a registered version by its number.
+
+    >>> load("champion").predict(["Love it", "It crashes"])  # doctest: +SKIP
+    [<Label.POSITIVE: 'Positive'>, <Label.NEGATIVE: 'Negative'>]
+    """
+    from mobile_sentiment_ops.app.model_files import open_bundle
+
+    found = assemble(settings or find_settings().settings)
+    if name == "champion":
+        champion = found.state.champion()
+        if champion is None:
+            raise NoModel(f"no model is promoted in {found.workspace}; `make up` or `mso retrain` makes the first one")
+        version, bundle_hash = champion.version, champion.bundle_hash
+    else:
+        known = {version.version: version for version in found.registry.versions()}
+        if name not in known:
+            raise NotFound(
+                f"there is no model version {name!r}; use 'champion' or one of {', '.join(known) or '(none)'}"
+            )
+        version, bundle_hash = name, known[name].bundle_hash
+    return LoadedModel(version, open_bundle(found.bundles, found.registry, version, bundle_hash).model)
+
+
+def reviews(*, app: str | None = None, settings: Settings | None = None) -> pl.DataFrame:
+    """Current reviews, of one app or of all, as a polars frame."""
+    return assemble(settings or find_settings().settings).data.reviews(app=app)
+
+
+def _address(place: str, workspace: Path) -> str:
+    """A URL as it is; a folder made absolute below the workspace."""
+    return place.rstrip("/") if "://" in place else str(workspace / place)
+
+
+def _repository() -> Path | None:
+    """The checkout this package runs from, if it runs from one."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / ".git").exists() else None
+
+
+def _git_revision() -> str:
+    root = _repository()
+    if root is None:
+        return "unknown"
+    try:
+        asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _lock_hash() -> str:
+    root = _repository()
+    lock = root / "requirements" / "runtime.txt" if root else None
+    return sha256(lock.read_bytes()).hexdigest()[:16] if lock and lock.is_file() else "unknown"
