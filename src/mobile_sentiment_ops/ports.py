@@ -24,6 +24,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from mobile_sentiment_ops.errors import StoreError
 from mobile_sentiment_ops.types import (
     Champion,
     Decision,
@@ -58,6 +59,21 @@ class Files(Protocol):
     def list(self, prefix: str = "") -> list[str]:
         """Names that start with `prefix`, sorted."""
         ...
+
+
+def checked_name(name: str) -> str:
+    """The name itself when `Files` may use it: relative, forward slashes, inside its folder.
+
+    >>> checked_name("reports/eda/index.html")
+    'reports/eda/index.html'
+    >>> checked_name("../secrets")
+    Traceback (most recent call last):
+    mobile_sentiment_ops.errors.StoreError: '../secrets' is no file name here: expected parts with / between them
+    """
+    unsafe = any(char in name for char in "\\\0:") or any(part in ("", ".", "..") for part in name.split("/"))
+    if unsafe:
+        raise StoreError(f"{name!r} is no file name here: expected parts with / between them")
+    return name
 
 
 class Tables(Protocol):

@@ -1,0 +1,392 @@
+"""Every port in memory: for tests and simulations. Each behaves as the real one does (the suites in
+tests/contracts run on both) and forgets everything with the process. Safe to share by threads."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mobile_sentiment_ops.data.arrow import fit_schema
+from mobile_sentiment_ops.errors import NotFound, StaleToken, StoreError, Unavailable
+from mobile_sentiment_ops.ports import Clock, Segment, TrainingRun, checked_name
+from mobile_sentiment_ops.registry.ledger import GENESIS, chain_entry
+from mobile_sentiment_ops.registry.transitions import ENDED, changed_job, next_champion
+from mobile_sentiment_ops.types import (
+    Champion,
+    Decision,
+    Job,
+    JobState,
+    Lease,
+    LedgerEntry,
+    ModelVersion,
+    PredictionRecord,
+)
+
+BATCH_ROWS = 65_536
+
+
+class FixedClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self, step: timedelta | float) -> datetime:
+        """Move by a timedelta, or by so many seconds; returns the new time."""
+        self._now += step if isinstance(step, timedelta) else timedelta(seconds=step)
+        return self._now
+
+
+class MemoryFiles:
+    """Files in a dictionary."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, bytes] = {}
+
+    def write(self, name: str, data: bytes) -> str:
+        self._files[checked_name(name)] = bytes(data)
+        return f"memory://{name}"
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self._files[checked_name(name)]
+        except KeyError:
+            raise NotFound(f"there is no file {name}") from None
+
+    def list(self, prefix: str = "") -> list[str]:
+        return sorted(name for name in list(self._files) if name.startswith(prefix))
+
+
+class MemoryTables:
+    """Each table is the list of its commits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._commits: dict[str, list[pa.Table]] = {}
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    def append(self, table: str, rows: pa.Table, *, key: tuple[str, int] | None = None) -> bool:
+        with self._lock:
+            commits = self._commits.get(table, [])
+            if key is not None:
+                writer, number = key
+                if number <= self._numbers.get((table, writer), -1):
+                    return False
+            fitted = fit_schema(rows, commits[-1].schema if commits else None)
+            if key is not None:
+                self._numbers[(table, writer)] = number
+            self._commits[table] = [*commits, fitted]
+            return True
+
+    def batches(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        *,
+        equals: Mapping[str, str] | None = None,
+        since: tuple[str, datetime] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        yield from self.read(table, columns, equals=equals, since=since).to_batches(max_chunksize=BATCH_ROWS)
+
+    def read(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        *,
+        equals: Mapping[str, str] | None = None,
+        since: tuple[str, datetime] | None = None,
+    ) -> pa.Table:
+        commits = self._commits.get(table)
+        if commits is None:
+            return pa.table({})
+        rows = pa.concat_tables([fit_schema(commit, commits[-1].schema) for commit in commits])
+        wanted = list(columns) if columns is not None else rows.column_names
+        asked = [*wanted, *(equals or {}), *([since[0]] if since else [])]
+        if unknown := sorted(set(asked) - set(rows.column_names)):
+            raise StoreError(f"table {table} has no column {unknown[0]}; it has {', '.join(rows.column_names)}")
+        for column, value in (equals or {}).items():
+            rows = rows.filter(pc.equal(rows[column], value))
+        if since is not None:
+            column, time = since
+            rows = rows.filter(pc.greater_equal(rows[column], pa.scalar(time, rows.schema.field(column).type)))
+        return rows.select(wanted)
+
+    def version(self, table: str) -> int:
+        return len(self._commits.get(table, [])) - 1
+
+    def compact(self, table: str) -> None:
+        """Nothing to merge: memory has no files."""
+
+
+class MemoryBundles:
+    """Bundles in a dictionary; none has a folder."""
+
+    def __init__(self) -> None:
+        self._bundles: dict[str, dict[str, bytes]] = {}
+
+    def put(self, files: Mapping[str, bytes], bundle_hash: str) -> None:
+        self._bundles[bundle_hash] = dict(files)
+
+    def get(self, bundle_hash: str) -> dict[str, bytes]:
+        try:
+            return dict(self._bundles[bundle_hash])
+        except KeyError:
+            raise NotFound(f"there is no bundle {bundle_hash} here") from None
+
+    def path(self, bundle_hash: str) -> Path | None:  # noqa: ARG002 - the port names it
+        return None
+
+
+class MemoryDatasets:
+    """Manifests in a dictionary, in the order they came."""
+
+    def __init__(self) -> None:
+        self._manifests: dict[str, bytes] = {}
+
+    def put(self, fingerprint: str, manifest: bytes) -> None:
+        self._manifests.setdefault(fingerprint, bytes(manifest))
+
+    def get(self, fingerprint: str) -> bytes:
+        found = [name for name in self._manifests if fingerprint and name.startswith(fingerprint)]
+        if len(found) != 1:
+            raise NotFound(f"{len(found) or 'no'} datasets have a fingerprint that starts with {fingerprint!r}")
+        return self._manifests[found[0]]
+
+    def list(self) -> list[str]:
+        return list(self._manifests)
+
+
+class MemoryRegistry:
+    """A registry that can be made to go `away`, as a server does."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.away = False
+        self.runs: list[TrainingRun] = []
+        self._clock = clock
+        self._versions: dict[str, ModelVersion] = {}
+        self._aliases: dict[str, str] = {}
+
+    def record(self, run: TrainingRun) -> ModelVersion:
+        self._answer()
+        self.runs.append(run)
+        version = ModelVersion(
+            version=str(len(self.runs)),
+            kind=run.kind,
+            bundle_hash=run.bundle_hash,
+            run_id=f"run-{len(self.runs)}",
+            dataset=str(run.dataset["fingerprint"]),
+            created_at=self._clock.now(),
+            metrics=dict(run.metrics),
+            tags=dict(run.tags),
+        )
+        self._versions[version.version] = version
+        return version
+
+    def versions(self) -> list[ModelVersion]:
+        self._answer()
+        return list(reversed(self._versions.values()))
+
+    def download(self, version: str) -> dict[str, bytes]:
+        self._answer()
+        self._known(version)
+        return dict(self.runs[int(version) - 1].bundle)
+
+    def aliases(self) -> dict[str, str]:
+        self._answer()
+        return dict(self._aliases)
+
+    def set_aliases(self, aliases: Mapping[str, str | None]) -> None:
+        self._answer()
+        for alias, version in aliases.items():
+            if version is None:
+                self._aliases.pop(alias, None)
+            else:
+                self._aliases[alias] = self._known(version).version
+
+    def attach(self, version: str, tags: Mapping[str, str]) -> None:
+        self._answer()
+        known = self._known(version)
+        self._versions[version] = replace(known, tags={**known.tags, **tags})
+
+    def reachable(self) -> bool:
+        return not self.away
+
+    def _answer(self) -> None:
+        if self.away:
+            raise Unavailable("the registry is away")
+
+    def _known(self, version: str) -> ModelVersion:
+        try:
+            return self._versions[version]
+        except KeyError:
+            raise NotFound(f"there is no model version {version}") from None
+
+
+class MemoryState:
+    """Champion, ledger, jobs and leases behind one lock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._champion: Champion | None = None
+        self._ledger: list[LedgerEntry] = []
+        self._jobs: dict[str, Job] = {}
+        self._leases: dict[str, Lease] = {}
+
+    def champion(self) -> Champion | None:
+        return self._champion
+
+    def change_champion(
+        self, new: ModelVersion, decision: Decision, *, expected_token: int, fence: Lease | None = None
+    ) -> Champion:
+        with self._lock:
+            if fence is not None and not self._is_latest(fence):
+                raise StaleToken(f"the lease {fence.name} was taken over; the holder that has it now decides")
+            at = self._clock.now()
+            champion = next_champion(self._champion, new, decision, expected_token=expected_token, at=at)
+            self._chain(decision)
+            self._champion = champion
+            return champion
+
+    def decide(self, decision: Decision) -> LedgerEntry:
+        with self._lock:
+            return self._chain(decision)
+
+    def ledger(self, *, after: int = 0, limit: int | None = None) -> list[LedgerEntry]:
+        return [entry for entry in self._ledger if entry.seq > after][:limit]
+
+    def submit(self, kind: str) -> tuple[Job, bool]:
+        with self._lock:
+            for job in self._jobs.values():
+                if job.kind == kind and job.state not in ENDED:
+                    return job, False
+            job = Job(f"{kind}-{secrets.token_hex(6)}", kind, JobState.QUEUED, self._clock.now())
+            self._jobs[job.job_id] = job
+            return job, True
+
+    def job(self, job_id: str) -> Job:
+        try:
+            return self._jobs[job_id]
+        except KeyError:
+            raise NotFound(f"there is no job {job_id}") from None
+
+    def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
+        newest = reversed(list(self._jobs.values()))
+        return [job for job in newest if state is None or job.state is state][:limit]
+
+    def update_job(
+        self,
+        job_id: str,
+        *,
+        state: JobState | None = None,
+        progress: float | None = None,
+        step: str | None = None,
+        pid: int | None = None,
+        log: str | None = None,
+        result: Mapping[str, object] | None = None,
+        error: str | None = None,
+    ) -> Job:
+        with self._lock:
+            job, now = self.job(job_id), self._clock.now()
+            changed = changed_job(
+                job, now, state=state, progress=progress, step=step, pid=pid, log=log, result=result, error=error
+            )
+            self._jobs[job_id] = changed
+            return changed
+
+    def acquire(self, name: str, holder: str, *, seconds: float) -> Lease | None:
+        with self._lock:
+            now, held = self._clock.now(), self._leases.get(name)
+            if held is not None and held.expires_at > now and held.holder != holder:
+                return None
+            lease = Lease(name, holder, held.token + 1 if held else 1, now + timedelta(seconds=seconds))
+            self._leases[name] = lease
+            return lease
+
+    def renew(self, lease: Lease, *, seconds: float) -> Lease | None:
+        with self._lock:
+            now = self._clock.now()
+            if not self._is_latest(lease) or self._leases[lease.name].expires_at <= now:
+                return None
+            renewed = replace(lease, expires_at=now + timedelta(seconds=seconds))
+            self._leases[lease.name] = renewed
+            return renewed
+
+    def release(self, lease: Lease) -> None:
+        with self._lock:
+            if self._is_latest(lease):
+                self._leases[lease.name] = replace(lease, expires_at=self._clock.now())
+
+    def _is_latest(self, lease: Lease) -> bool:
+        latest = self._leases.get(lease.name)
+        return latest is not None and latest.token == lease.token
+
+    def _chain(self, decision: Decision) -> LedgerEntry:
+        previous = self._ledger[-1].entry_hash if self._ledger else GENESIS
+        entry = chain_entry(len(self._ledger) + 1, self._clock.now(), decision, previous)
+        self._ledger.append(entry)
+        return entry
+
+
+class MemorySpool:
+    """Records wait in a list; a drain closes what came since the last one."""
+
+    def __init__(self, writer: str = "memory") -> None:
+        self._writer = writer
+        self._lock = threading.Lock()
+        self._number = 0
+        self._open: list[PredictionRecord] = []
+        self._closed: dict[tuple[str, int], Segment] = {}
+
+    def append(self, records: Sequence[PredictionRecord]) -> None:
+        with self._lock:
+            self._open.extend(records)
+
+    def drain(self) -> Iterator[Segment]:
+        with self._lock:
+            if self._open:
+                self._number += 1
+                segment = Segment((self._writer, self._number), tuple(self._open))
+                self._closed[segment.key] = segment
+                self._open = []
+            closed = list(self._closed.values())
+        yield from closed
+
+    def forget(self, segment: Segment) -> None:
+        with self._lock:
+            self._closed.pop(segment.key, None)
+
+    def depth(self) -> int:
+        with self._lock:
+            return len(self._open) + sum(len(segment.records) for segment in self._closed.values())
+
+
+@dataclass
+class MemoryLauncher:
+    """Starts nothing: remembers what it was asked, as processes that run until `finish`."""
+
+    started: list[str] = field(default_factory=list)
+    running: set[int] = field(default_factory=set)
+
+    def start(self, job_id: str) -> int:
+        self.started.append(job_id)
+        pid = 1_000 + len(self.started)
+        self.running.add(pid)
+        return pid
+
+    def finish(self, pid: int) -> None:
+        """Let that process end."""
+        self.running.discard(pid)
+
+    def alive(self, pid: int) -> bool:
+        return pid in self.running

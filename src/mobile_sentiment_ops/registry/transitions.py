@@ -1,0 +1,79 @@
+"""What may follow what in the state store: one champion after another, one job state after another.
+
+Pure rules, so that every implementation of the `State` port applies the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from mobile_sentiment_ops.errors import StaleToken
+from mobile_sentiment_ops.types import Champion, Decision, Job, JobState, ModelVersion
+
+ENDED = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
+LOG_CHARS = 100_000
+
+
+def next_champion(
+    current: Champion | None, new: ModelVersion, decision: Decision, *, expected_token: int, at: datetime
+) -> Champion:
+    """The champion after this decision; StaleToken when it was taken on another champion.
+
+    >>> from datetime import UTC
+    >>> at = datetime(2025, 3, 1, tzinfo=UTC)
+    >>> first = ModelVersion("1", "lr", "aa", "run", "dataset", at)
+    >>> champion = next_champion(None, first, Decision("promote", "1", "gate", "better"), expected_token=0, at=at)
+    >>> champion.token, champion.previous_version
+    (1, None)
+    """
+    token = current.token if current else 0
+    if token != expected_token:
+        raise StaleToken(
+            f"the champion changed meanwhile (token {token}, expected {expected_token}); "
+            "look at the new champion and decide again"
+        )
+    return Champion(
+        version=new.version,
+        kind=new.kind,
+        bundle_hash=new.bundle_hash,
+        previous_version=current.version if current else None,
+        previous_bundle_hash=current.bundle_hash if current else None,
+        promoted_at=at,
+        actor=decision.actor,
+        reason=decision.reason,
+        token=token + 1,
+    )
+
+
+def changed_job(
+    job: Job,
+    at: datetime,
+    *,
+    state: JobState | None = None,
+    progress: float | None = None,
+    step: str | None = None,
+    pid: int | None = None,
+    log: str | None = None,
+    result: Mapping[str, object] | None = None,
+    error: str | None = None,
+) -> Job:
+    """The job with what is given changed; one that has ended stays as it ended.
+
+    >>> from datetime import UTC
+    >>> at = datetime(2025, 3, 1, tzinfo=UTC)
+    >>> done = changed_job(Job("j1", "retrain", JobState.RUNNING, at), at, state=JobState.DONE)
+    >>> done.finished_at == at, changed_job(done, at, state=JobState.RUNNING) == done
+    (True, True)
+    """
+    if job.state in ENDED:
+        return job
+    given = {"state": state, "progress": progress, "step": step, "pid": pid, "result": result, "error": error}
+    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    if log is not None:
+        changes["log"] = (job.log + log)[-LOG_CHARS:]
+    if state is JobState.RUNNING and job.started_at is None:
+        changes["started_at"] = at
+    if state in ENDED:
+        changes["finished_at"] = at
+    return replace(job, **changes)  # type: ignore[arg-type]
