@@ -1,0 +1,128 @@
+"""What a review is: its columns, which of its rows is current, and which label it carries.
+
+Reviews travel as polars frames. A frame that a reader has validated has the columns of
+`REVIEW_SCHEMA`; a stored one those of `STORED_SCHEMA`. The reviews table is append-only: an edited
+review is a later row of the same `review_id`, and what counts is decided here, when it is read.
+"""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+
+from mobile_sentiment_ops.types import LABELS, LabelSource
+
+REVIEWS_TABLE = "reviews"
+REJECTS_TABLE = "rejects"
+STORED_FORMAT = 1
+"""Version of the stored row: its columns, and how `content_hash` and derived ids are made."""
+
+TIME = pl.Datetime("us", "UTC")
+
+REVIEW_SCHEMA = pl.Schema(
+    {
+        "review_id": pl.Utf8(),
+        "app": pl.Utf8(),
+        "version": pl.Utf8(),
+        "store": pl.Utf8(),
+        "country": pl.Utf8(),
+        "language": pl.Utf8(),
+        "submitted_at": TIME,
+        "updated_at": TIME,
+        "rating": pl.Int8(),
+        "title": pl.Utf8(),
+        "review_text": pl.Utf8(),
+        "sentiment": pl.Utf8(),
+        "label_source": pl.Utf8(),
+    }
+)
+"""The canonical review. All but `review_id` and `review_text` may be null; `sentiment` is a given
+label (Negative, Neutral, Positive) and `label_source` says whose it is."""
+
+STORED_SCHEMA = pl.Schema({**REVIEW_SCHEMA, "content_hash": pl.Utf8(), "received_at": TIME, "format": pl.Int16()})
+
+REJECTS_SCHEMA = pl.Schema(
+    {
+        "source": pl.Utf8(),
+        "line": pl.Int64(),
+        "reason": pl.Utf8(),
+        "row": pl.Utf8(),
+        "received_at": TIME,
+        "format": pl.Int16(),
+    }
+)
+
+_STARS_TO_LABEL = {1: 0, 2: 0, 3: 1, 4: 2, 5: 2}
+_NAME_TO_LABEL = {label.value: index for index, label in enumerate(LABELS)}
+
+
+def current_reviews(frame: pl.DataFrame) -> pl.DataFrame:
+    """The latest row of each review: by `updated_at`, else `submitted_at`, then commit order.
+
+    `frame` holds rows in commit order, and so does the answer. A row without any time is older
+    than one with a time.
+
+    >>> rows = pl.DataFrame(
+    ...     {"review_id": ["r1", "r2", "r1"], "review_text": ["Good", "Slow", "Crashes since the update"]}
+    ... )
+    >>> current_reviews(rows)["review_text"].to_list()
+    ['Slow', 'Crashes since the update']
+    """
+    times = [pl.col(name) for name in ("updated_at", "submitted_at") if name in frame.columns]
+    when = pl.coalesce(times) if times else pl.lit(None)
+    latest = (
+        frame.select("review_id", when.alias("_when"))
+        .with_row_index("_row")
+        .sort("_when", nulls_last=False, maintain_order=True)
+        .unique("review_id", keep="last")["_row"]
+        .sort()
+    )
+    return frame[latest]
+
+
+def labelled(frame: pl.DataFrame) -> pl.DataFrame:
+    """Current rows that have a label, with `label` (index into LABELS) and `label_source` filled.
+
+    A person's label outranks an imported one, which outranks stars (1-2 Negative, 3 Neutral,
+    4-5 Positive).
+
+    >>> rows = pl.DataFrame(
+    ...     {
+    ...         "review_id": ["a", "b", "c"],
+    ...         "review_text": ["Great, it ate my money", "Fine", "Hm"],
+    ...         "rating": pl.Series([5, 3, None], dtype=pl.Int8),
+    ...         "sentiment": ["Negative", None, None],
+    ...         "label_source": ["human", None, None],
+    ...     }
+    ... )
+    >>> labelled(rows).select("review_id", "label", "label_source").rows()
+    [('a', 0, 'human'), ('b', 1, 'stars')]
+    """
+    given = pl.col("sentiment").replace_strict(_NAME_TO_LABEL, default=None, return_dtype=pl.Int8)
+    stars = pl.col("rating").replace_strict(_STARS_TO_LABEL, default=None, return_dtype=pl.Int8)
+    return (
+        current_reviews(frame)
+        .with_columns(
+            given.fill_null(stars).alias("label"),
+            pl.when(given.is_null())
+            .then(pl.lit(LabelSource.STARS.value))
+            .otherwise(pl.col("label_source").fill_null(LabelSource.IMPORTED.value))
+            .alias("label_source"),
+        )
+        .filter(pl.col("label").is_not_null())
+    )
+
+
+def duplicate_key(text: str) -> str:
+    """What two texts must share to count as the same: letters and digits in lower case.
+
+    >>> duplicate_key("  GREAT app!!! 10/10 👍")
+    'great app 10 10'
+    >>> duplicate_key("👍👍")
+    ''
+    """
+    return _NO_WORD.sub(" ", text.lower()).strip()
+
+
+_NO_WORD = re.compile(r"\W+")
