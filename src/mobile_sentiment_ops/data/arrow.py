@@ -44,6 +44,8 @@ def _plain(given: pa.DataType) -> pa.DataType:
         return pa.timestamp("us", tz="UTC")
     if pa.types.is_null(given) or pa.types.is_large_string(given) or pa.types.is_string_view(given):
         return pa.string()
+    if pa.types.is_unsigned_integer(given):  # Delta has none: the next wider signed one
+        return {8: pa.int16(), 16: pa.int32()}.get(given.bit_width, pa.int64())
     if pa.types.is_large_binary(given) or pa.types.is_binary_view(given):
         return pa.binary()
     return given

@@ -1,0 +1,75 @@
+"""Writes to the local disk that are there whole or not at all, also after a crash in the middle.
+
+What is being written has a name that starts with `.part-` until it is complete; readers skip such
+names, and `sweep` removes those that a crash left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+PART = ".part-"
+LEFT_BEHIND_AFTER_SECONDS = 3600.0
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, replacing what was there in one step; folders are made as needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part_of(path)
+    try:
+        _write_through(part, data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    _flush_folder(path.parent)
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Put a folder with exactly these files at `path`; what was there before makes way."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, old = _part_of(path), _part_of(path)
+    try:
+        for name, data in files.items():
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            _write_through(part / name, data)
+        _flush_folder(part)
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    _flush_folder(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that crashed left half-written in this folder an hour ago or more."""
+    for part in folder.glob(f"{PART}*"):
+        with suppress(FileNotFoundError):  # its writer has just finished
+            if time.time() - part.stat().st_mtime > LEFT_BEHIND_AFTER_SECONDS:
+                shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink()
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f"{PART}{secrets.token_hex(8)}")
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
