@@ -17,7 +17,7 @@ from mobile_sentiment_ops.data.arrow import fit_schema
 from mobile_sentiment_ops.errors import NotFound, StaleToken, StoreError, Unavailable
 from mobile_sentiment_ops.ports import Clock, Segment, TrainingRun, checked_name
 from mobile_sentiment_ops.registry.ledger import GENESIS, chain_entry
-from mobile_sentiment_ops.registry.transitions import ENDED, changed_job, next_champion
+from mobile_sentiment_ops.registry.transitions import ENDED, as_stored, changed_job, next_champion
 from mobile_sentiment_ops.types import (
     Champion,
     Decision,
@@ -333,6 +333,7 @@ class MemoryState:
 
     def _chain(self, decision: Decision) -> LedgerEntry:
         previous = self._ledger[-1].entry_hash if self._ledger else GENESIS
+        decision = replace(decision, figures=as_stored(decision.figures))
         entry = chain_entry(len(self._ledger) + 1, self._clock.now(), decision, previous)
         self._ledger.append(entry)
         return entry

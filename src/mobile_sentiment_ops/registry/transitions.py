@@ -4,6 +4,7 @@ Pure rules, so that every implementation of the `State` port applies the same on
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -70,6 +71,8 @@ def changed_job(
         return job
     given = {"state": state, "progress": progress, "step": step, "pid": pid, "result": result, "error": error}
     changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    if result is not None:
+        changes["result"] = as_stored(result)
     if log is not None:
         changes["log"] = (job.log + log)[-LOG_CHARS:]
     if state is JobState.RUNNING and job.started_at is None:
@@ -77,3 +80,13 @@ def changed_job(
     if state in ENDED:
         changes["finished_at"] = at
     return replace(job, **changes)  # type: ignore[arg-type]
+
+
+def as_stored(figures: Mapping[str, object]) -> dict[str, object]:
+    """The mapping as it will read back: values of JSON, tuples as lists.
+
+    >>> as_stored({"limits": ("a", "b")})
+    {'limits': ['a', 'b']}
+    """
+    read_back: dict[str, object] = json.loads(json.dumps(figures))
+    return read_back

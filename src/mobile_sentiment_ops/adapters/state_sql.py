@@ -1,0 +1,350 @@
+"""Champion, ledger, jobs and leases in one database: SQLite in a file, or Postgres by its address.
+
+Both work the same way: a writing transaction waits for the one before it (SQLite's write lock;
+an advisory lock on Postgres), so what it reads cannot change until it commits, and the pure rules
+of registry/transitions.py are all there is to decide. SQLite runs in WAL mode, where readers never
+wait, with every commit flushed to the disk. Times are UTC as ISO text with microseconds, which sorts.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+
+from mobile_sentiment_ops.errors import FormatTooNew, NotFound, StaleToken, StoreError, Unavailable
+from mobile_sentiment_ops.ports import Clock
+from mobile_sentiment_ops.registry.ledger import GENESIS, chain_entry
+from mobile_sentiment_ops.registry.transitions import ENDED, as_stored, changed_job, next_champion
+from mobile_sentiment_ops.types import Champion, Decision, Job, JobState, Lease, LedgerEntry, ModelVersion
+
+WAIT_SECONDS = 10.0
+POSTGRES_LOCK = 0x6D736F  # "mso"
+
+
+class Time(sa.TypeDecorator[datetime]):
+    """An aware time as fixed-width ISO text in UTC."""
+
+    impl = sa.String(32)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC).isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else datetime.fromisoformat(value)
+
+
+TABLES = sa.MetaData()
+FORMAT = sa.Table("format", TABLES, sa.Column("version", sa.Integer, nullable=False))
+CHAMPION = sa.Table(
+    "champion",
+    TABLES,
+    sa.Column("only", sa.Integer, sa.CheckConstraint("only = 1"), primary_key=True, autoincrement=False),
+    sa.Column("version", sa.String, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("bundle_hash", sa.String, nullable=False),
+    sa.Column("previous_version", sa.String),
+    sa.Column("previous_bundle_hash", sa.String),
+    sa.Column("promoted_at", Time, nullable=False),
+    sa.Column("actor", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    sa.Column("token", sa.BigInteger, nullable=False),
+)
+LEDGER = sa.Table(
+    "ledger",
+    TABLES,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", Time, nullable=False),
+    sa.Column("action", sa.String, nullable=False),
+    sa.Column("subject", sa.String, nullable=False),
+    sa.Column("actor", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    sa.Column("figures", sa.Text, nullable=False),
+    sa.Column("previous_hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("entry_hash", sa.String(64), nullable=False, unique=True),
+)
+JOBS = sa.Table(
+    "jobs",
+    TABLES,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("job_id", sa.String, nullable=False, unique=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False, index=True),
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("started_at", Time),
+    sa.Column("finished_at", Time),
+    sa.Column("progress", sa.Float, nullable=False),
+    sa.Column("step", sa.String, nullable=False),
+    sa.Column("pid", sa.Integer),
+    sa.Column("log", sa.Text, nullable=False),
+    sa.Column("result", sa.Text, nullable=False),
+    sa.Column("error", sa.Text),
+)
+LEASES = sa.Table(
+    "leases",
+    TABLES,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("holder", sa.String, nullable=False),
+    sa.Column("token", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", Time, nullable=False),
+)
+
+
+def _first_tables(connection: sa.Connection) -> None:
+    TABLES.create_all(connection)
+
+
+STEPS: tuple[Callable[[sa.Connection], None], ...] = (_first_tables,)
+"""Step n brings a database of format n to n + 1, so their number is this release's format. A new
+step alters what is there and makes the one before it spell out the tables of its time."""
+
+
+class SqlState:
+    """The state database at `url`, made or brought to this release's format at first use."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self._url = url
+        self._clock = clock
+
+    # --- the champion
+
+    def champion(self) -> Champion | None:
+        with self._reading() as connection:
+            return _champion(connection)
+
+    def change_champion(
+        self, new: ModelVersion, decision: Decision, *, expected_token: int, fence: Lease | None = None
+    ) -> Champion:
+        with self._writing() as connection:
+            if fence is not None and not _is_latest(fence, _lease(connection, fence.name)):
+                raise StaleToken(f"the lease {fence.name} was taken over; the holder that has it now decides")
+            current, now = _champion(connection), self._clock.now()
+            champion = next_champion(current, new, decision, expected_token=expected_token, at=now)
+            row = {"only": 1, **asdict(champion)}
+            connection.execute(CHAMPION.insert().values(row) if current is None else CHAMPION.update().values(row))
+            _chain(connection, now, decision)
+            return champion
+
+    # --- the ledger
+
+    def decide(self, decision: Decision) -> LedgerEntry:
+        with self._writing() as connection:
+            return _chain(connection, self._clock.now(), decision)
+
+    def ledger(self, *, after: int = 0, limit: int | None = None) -> list[LedgerEntry]:
+        with self._reading() as connection:
+            asked = LEDGER.select().where(LEDGER.c.seq > after).order_by(LEDGER.c.seq).limit(limit)
+            return [_entry(row) for row in connection.execute(asked).mappings()]
+
+    # --- jobs
+
+    def submit(self, kind: str) -> tuple[Job, bool]:
+        with self._writing() as connection:
+            under_way = JOBS.select().where(JOBS.c.kind == kind, JOBS.c.state.not_in([state.value for state in ENDED]))
+            if (row := connection.execute(under_way).mappings().first()) is not None:
+                return _job(row), False
+            job = Job(f"{kind}-{secrets.token_hex(6)}", kind, JobState.QUEUED, self._clock.now())
+            connection.execute(JOBS.insert().values(_job_row(job)))
+            return job, True
+
+    def job(self, job_id: str) -> Job:
+        with self._reading() as connection:
+            return _job_named(connection, job_id)
+
+    def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
+        asked = JOBS.select().order_by(JOBS.c.seq.desc()).limit(limit)
+        with self._reading() as connection:
+            rows = connection.execute(asked if state is None else asked.where(JOBS.c.state == state.value))
+            return [_job(row) for row in rows.mappings()]
+
+    def update_job(
+        self,
+        job_id: str,
+        *,
+        state: JobState | None = None,
+        progress: float | None = None,
+        step: str | None = None,
+        pid: int | None = None,
+        log: str | None = None,
+        result: Mapping[str, object] | None = None,
+        error: str | None = None,
+    ) -> Job:
+        with self._writing() as connection:
+            job, now = _job_named(connection, job_id), self._clock.now()
+            changed = changed_job(
+                job, now, state=state, progress=progress, step=step, pid=pid, log=log, result=result, error=error
+            )
+            if changed is not job:
+                connection.execute(JOBS.update().where(JOBS.c.job_id == job_id).values(_job_row(changed)))
+            return changed
+
+    # --- leases
+
+    def acquire(self, name: str, holder: str, *, seconds: float) -> Lease | None:
+        with self._writing() as connection:
+            held, now = _lease(connection, name), self._clock.now()
+            if held is not None and held.expires_at > now and held.holder != holder:
+                return None
+            lease = Lease(name, holder, held.token + 1 if held else 1, now + timedelta(seconds=seconds))
+            _keep_lease(connection, lease, new=held is None)
+            return lease
+
+    def renew(self, lease: Lease, *, seconds: float) -> Lease | None:
+        with self._writing() as connection:
+            held, now = _lease(connection, lease.name), self._clock.now()
+            if held is None or not _is_latest(lease, held) or held.expires_at <= now:
+                return None
+            renewed = replace(lease, expires_at=now + timedelta(seconds=seconds))
+            _keep_lease(connection, renewed)
+            return renewed
+
+    def release(self, lease: Lease) -> None:
+        with self._writing() as connection:
+            if _is_latest(lease, _lease(connection, lease.name)):  # the row stays: tokens only ever grow
+                _keep_lease(connection, replace(lease, expires_at=self._clock.now()))
+
+    # --- connections
+
+    def close(self) -> None:
+        """Give back what is open; the next call opens it again."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with self._speaking_plainly(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with self._speaking_plainly(), _write(self._engine) as connection:
+            yield connection
+
+    @cached_property
+    def _engine(self) -> sa.Engine:
+        if self._url.startswith("sqlite"):
+            engine = sa.create_engine(self._url, connect_args={"timeout": WAIT_SECONDS})
+            sa.event.listen(engine, "connect", _set_up_sqlite)
+            _use_write_ahead_log(engine)
+        else:
+            engine = sa.create_engine(self._url, pool_pre_ping=True)
+        with _write(engine) as connection:
+            self._bring_to_format(connection)
+        return engine
+
+    def _bring_to_format(self, connection: sa.Connection) -> None:
+        FORMAT.create(connection, checkfirst=True)
+        found = connection.scalar(sa.select(FORMAT.c.version))
+        if found is None:
+            connection.execute(FORMAT.insert().values(version=0))
+        if (found or 0) > len(STEPS):
+            raise FormatTooNew(
+                f"the state database {self._place} has format {found}, this release reads up to {len(STEPS)}; update it"
+            )
+        for step in STEPS[found or 0 :]:
+            step(connection)
+        if found != len(STEPS):
+            connection.execute(FORMAT.update().values(version=len(STEPS)))
+
+    @property
+    def _place(self) -> str:
+        return sa.make_url(self._url).render_as_string(hide_password=True)
+
+    @contextmanager
+    def _speaking_plainly(self) -> Iterator[None]:
+        """Errors of the database as ours."""
+        try:
+            yield
+        except OperationalError as err:
+            raise Unavailable(f"the state database {self._place} did not answer: {err.orig}") from err
+        except DBAPIError as err:
+            raise StoreError(f"the state database {self._place} refused: {err.orig}") from err
+        except (ArgumentError, ImportError) as err:
+            raise StoreError(f"the state database cannot be opened, see `storage.state_url`: {err}") from err
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # a transaction begins where `_write` says so
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _use_write_ahead_log(engine: sa.Engine) -> None:
+    """Once for a file; while processes open a new one together, SQLite refuses instead of waiting."""
+    for _ in range(100):
+        with engine.connect() as connection, suppress(OperationalError):
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            return
+        time.sleep(WAIT_SECONDS / 100)
+
+
+@contextmanager
+def _write(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that no other writer overlaps."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(POSTGRES_LOCK)))
+        yield connection
+        connection.commit()
+
+
+def _champion(connection: sa.Connection) -> Champion | None:
+    row = connection.execute(CHAMPION.select()).mappings().first()
+    return None if row is None else Champion(**{name: value for name, value in row.items() if name != "only"})
+
+
+def _chain(connection: sa.Connection, at: datetime, decision: Decision) -> LedgerEntry:
+    last = connection.execute(LEDGER.select().order_by(LEDGER.c.seq.desc()).limit(1)).mappings().first()
+    stored = replace(decision, figures=as_stored(decision.figures))
+    entry = chain_entry(last["seq"] + 1 if last else 1, at, stored, last["entry_hash"] if last else GENESIS)
+    row = asdict(stored) | {"figures": json.dumps(stored.figures, ensure_ascii=False)}
+    hashes = {"previous_hash": entry.previous_hash, "entry_hash": entry.entry_hash}
+    connection.execute(LEDGER.insert().values(seq=entry.seq, at=at, **row, **hashes))
+    return entry
+
+
+def _entry(row: sa.RowMapping) -> LedgerEntry:
+    figures = json.loads(row["figures"])
+    decision = Decision(row["action"], row["subject"], row["actor"], row["reason"], figures)
+    return LedgerEntry(row["seq"], row["at"], decision, row["previous_hash"], row["entry_hash"])
+
+
+def _job_named(connection: sa.Connection, job_id: str) -> Job:
+    row = connection.execute(JOBS.select().where(JOBS.c.job_id == job_id)).mappings().first()
+    if row is None:
+        raise NotFound(f"there is no job {job_id}; GET /jobs and `mso status` list them")
+    return _job(row)
+
+
+def _job(row: sa.RowMapping) -> Job:
+    stored = {name: value for name, value in row.items() if name != "seq"}
+    return Job(**stored | {"state": JobState(row["state"]), "result": json.loads(row["result"])})
+
+
+def _job_row(job: Job) -> dict[str, object]:
+    return asdict(job) | {"state": job.state.value, "result": json.dumps(job.result, ensure_ascii=False)}
+
+
+def _lease(connection: sa.Connection, name: str) -> Lease | None:
+    row = connection.execute(LEASES.select().where(LEASES.c.name == name)).mappings().first()
+    return None if row is None else Lease(**row)
+
+
+def _is_latest(lease: Lease, held: Lease | None) -> bool:
+    return held is not None and held.token == lease.token
+
+
+def _keep_lease(connection: sa.Connection, lease: Lease, *, new: bool = False) -> None:
+    values = asdict(lease)
+    known = LEASES.update().where(LEASES.c.name == lease.name)
+    connection.execute(LEASES.insert().values(values) if new else known.values(values))

@@ -1,0 +1,139 @@
+"""What the tests share: pieces in memory, and real servers for the tests that are marked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mobile_sentiment_ops.adapters.memory import FixedClock
+from mobile_sentiment_ops.types import ModelVersion
+
+NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def clock() -> FixedClock:
+    """A clock that stands at noon of 2025-03-01."""
+    return FixedClock(NOON)
+
+
+@pytest.fixture
+def version() -> Callable[..., ModelVersion]:
+    """Makes registered versions: `version("2", kind="rf")`."""
+
+    def make(number: str, *, kind: str = "lr") -> ModelVersion:
+        return ModelVersion(number, kind, f"hash-{number}", f"run-{number}", "dataset", NOON)
+
+    return make
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real reviews; tests that need it are skipped where it is not there."""
+    folder = Path(os.environ.get("MSO_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / "play_fintech_reviews.parquet").is_file():
+        pytest.skip(f"no real reviews in {folder}; set MSO_SHARED_DATA to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an empty Postgres of its own; skipped where the machine has none."""
+    pytest.importorskip("psycopg", reason="no Postgres driver installed")
+    if shutil.which("initdb") is None:
+        pytest.skip("no Postgres on this machine")
+    folder = tmp_path_factory.mktemp("postgres")
+    socket_folder = Path("/tmp")
+    as_user = []
+    if os.getuid() == 0:  # Postgres refuses to run as root
+        for path in (folder, *folder.parents[:2]):
+            path.chmod(0o755)
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = str(folder / "data")
+    subprocess.run([*as_user, "initdb", "-D", data, "-U", "mso", "-A", "trust"], check=True, capture_output=True)
+    options = f"-p {port} -k {socket_folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    subprocess.run([*as_user, "pg_ctl", "-D", data, "-w", "-o", options, "-l", f"{data}.log", "start"], check=True)
+    try:
+        yield f"postgresql+psycopg://mso@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*as_user, "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real MLflow server with one worker, SQLite and local artifacts."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "server.log").open("wb") as output:
+        server = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **quiet},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        address = f"http://127.0.0.1:{port}"
+        try:
+            _wait_until_healthy(f"{address}/health", server, folder / "server.log")
+            yield address
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
+
+
+def _wait_until_healthy(address: str, server: subprocess.Popen[bytes], output: Path) -> None:
+    for _ in range(120):
+        if server.poll() is not None:
+            break
+        try:
+            if httpx.get(address, timeout=1).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.5)
+    pytest.fail(f"the server did not get ready: {output.read_text(errors='replace')[-2000:]}")
+
+
+@pytest.fixture
+def postgres_database(postgres: str) -> str:
+    """The address of a new database on it."""
+    import sqlalchemy as sa
+
+    name = f"test_{os.urandom(6).hex()}"
+    engine = sa.create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return postgres.removesuffix("/postgres") + f"/{name}"
