@@ -49,7 +49,7 @@ FORMAT = sa.Table("format", TABLES, sa.Column("version", sa.Integer, nullable=Fa
 CHAMPION = sa.Table(
     "champion",
     TABLES,
-    sa.Column("only", sa.Integer, sa.CheckConstraint("only = 1"), primary_key=True, autoincrement=False),
+    sa.Column("row_id", sa.Integer, sa.CheckConstraint("row_id = 1"), primary_key=True, autoincrement=False),
     sa.Column("version", sa.String, nullable=False),
     sa.Column("kind", sa.String, nullable=False),
     sa.Column("bundle_hash", sa.String, nullable=False),
@@ -130,7 +130,7 @@ class SqlState:
                 raise StaleToken(f"the lease {fence.name} was taken over; the holder that has it now decides")
             current, now = _champion(connection), self._clock.now()
             champion = next_champion(current, new, decision, expected_token=expected_token, at=now)
-            row = {"only": 1, **asdict(champion)}
+            row = {"row_id": 1, **asdict(champion)}
             connection.execute(CHAMPION.insert().values(row) if current is None else CHAMPION.update().values(row))
             _chain(connection, now, decision)
             return champion
@@ -234,11 +234,16 @@ class SqlState:
         if self._url.startswith("sqlite"):
             engine = sa.create_engine(self._url, connect_args={"timeout": WAIT_SECONDS})
             sa.event.listen(engine, "connect", _set_up_sqlite)
-            _use_write_ahead_log(engine)
         else:
             engine = sa.create_engine(self._url, pool_pre_ping=True)
-        with _write(engine) as connection:
-            self._bring_to_format(connection)
+        try:
+            if engine.dialect.name == "sqlite":
+                _use_write_ahead_log(engine)
+            with _write(engine) as connection:
+                self._bring_to_format(connection)
+        except BaseException:
+            engine.dispose()
+            raise
         return engine
 
     def _bring_to_format(self, connection: sa.Connection) -> None:
@@ -300,7 +305,7 @@ def _write(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 def _champion(connection: sa.Connection) -> Champion | None:
     row = connection.execute(CHAMPION.select()).mappings().first()
-    return None if row is None else Champion(**{name: value for name, value in row.items() if name != "only"})
+    return None if row is None else Champion(**{name: value for name, value in row.items() if name != "row_id"})
 
 
 def _chain(connection: sa.Connection, at: datetime, decision: Decision) -> LedgerEntry:
