@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from mobile_sentiment_ops.adapters.memory import FixedClock
-from mobile_sentiment_ops.types import ModelVersion
+from mobile_sentiment_ops.types import Label, ModelVersion, PredictionRecord
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 
@@ -34,6 +34,26 @@ def version() -> Callable[..., ModelVersion]:
 
     def make(number: str, *, kind: str = "lr") -> ModelVersion:
         return ModelVersion(number, kind, f"hash-{number}", f"run-{number}", "dataset", NOON)
+
+    return make
+
+
+@pytest.fixture
+def record() -> Callable[..., PredictionRecord]:
+    """Makes predictions for the log: `record("id", text="Great", app="lamp")`."""
+
+    def make(prediction_id: str, **more: str) -> PredictionRecord:
+        return PredictionRecord(
+            prediction_id=prediction_id,
+            request_id="request",
+            review_id=f"r-{prediction_id}",
+            event_time=NOON,
+            received_at=NOON.replace(microsecond=123456),
+            model_version="3",
+            label=Label.POSITIVE,
+            probabilities=(0.1, 0.2, 0.7),
+            **more,
+        )
 
     return make
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -129,8 +130,9 @@ def test_rows_are_chosen_by_text_and_time(tables: Tables) -> None:
         tables.append("reviews", reviews(f"b{number}", app="cup", at=at))
     tables.append("reviews", pa.table({"review_id": ["without app and time"]}))
 
-    def chosen(**asked: object) -> list[str]:
-        return tables.read("reviews", ["review_id"], **asked)["review_id"].to_pylist()  # type: ignore[arg-type]
+    def chosen(equals: Mapping[str, str] | None = None, since: tuple[str, datetime] | None = None) -> list[object]:
+        rows = tables.read("reviews", ["review_id"], equals=equals, since=since)
+        return list(rows["review_id"].to_pylist())
 
     for _ in range(2):
         assert chosen(equals={"app": "cup"}) == ["b0", "b1", "b2", "b3", "b4"]
@@ -151,7 +153,7 @@ def test_an_unknown_column_is_named(tables: Tables) -> None:
     tables.append("reviews", reviews("r1"))
     for asked in ({"columns": ["stars"]}, {"equals": {"stars": "5"}}, {"since": ("stars", NOON)}):
         with pytest.raises(StoreError, match="no column stars; it has review_id, app, received_at"):
-            tables.read("reviews", **asked)  # type: ignore[arg-type]
+            tables.read("reviews", **asked)
 
 
 def test_concurrent_appends_all_arrive_once_and_each_writer_in_order(tables: Tables) -> None:
