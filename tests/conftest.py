@@ -17,6 +17,8 @@ import httpx
 import pytest
 
 from mobile_sentiment_ops.adapters.memory import FixedClock
+from mobile_sentiment_ops.ports import TrainingRun
+from mobile_sentiment_ops.settings import Mlflow
 from mobile_sentiment_ops.types import Label, ModelVersion, PredictionRecord
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -53,6 +55,28 @@ def record() -> Callable[..., PredictionRecord]:
             label=Label.POSITIVE,
             probabilities=(0.1, 0.2, 0.7),
             **more,
+        )
+
+    return make
+
+
+@pytest.fixture
+def training_run() -> Callable[..., TrainingRun]:
+    """Makes finished runs: `training_run("rf")`."""
+
+    def make(kind: str) -> TrainingRun:
+        return TrainingRun(
+            name={"lr": "LogisticRegression", "rf": "RandomForest"}[kind],
+            kind=kind,
+            started_at=NOON,
+            finished_at=NOON.replace(minute=1),
+            parameters={"kind": kind, "C": "1.5"},
+            metrics={"macro_f1": 0.7125, "macro_f1_app_com.shop.app": 0.5},
+            tags={"git_revision": "abc"},
+            dataset={"fingerprint": "f" * 64, "source": "reviews", "rows": {"train": 80, "test": 20}},
+            artifacts={"confusion_matrix.png": b"\x89PNG", "classification_report.txt": b"report"},
+            bundle={"manifest.json": b"{}", "weights.npy": bytes(range(256)), "parts/card.json": b"{}"},
+            bundle_hash=f"hash-{kind}",
         )
 
     return make
@@ -132,6 +156,13 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 os.killpg(server.pid, signal.SIGKILL)
                 server.wait()
+
+
+@pytest.fixture
+def mlflow_settings(mlflow_server: str) -> Mlflow:
+    """An experiment and a registered model of its own on the server."""
+    name = os.urandom(6).hex()
+    return Mlflow(tracking_uri=mlflow_server, experiment=f"Experiment {name}", registered_model=f"Model{name}")
 
 
 def _wait_until_healthy(address: str, server: subprocess.Popen[bytes], output: Path) -> None:

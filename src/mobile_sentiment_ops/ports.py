@@ -203,6 +203,10 @@ class Registry(Protocol):
         """Add tags to a version (its verdict, its ledger hash)."""
         ...
 
+    def close_lost(self) -> int:
+        """Mark as failed the recordings that a killed process left open; how many there were."""
+        ...
+
     def reachable(self) -> bool:
         """Whether it answers within a second."""
         ...

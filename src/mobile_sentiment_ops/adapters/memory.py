@@ -218,6 +218,10 @@ class MemoryRegistry:
         known = self._known(version)
         self._versions[version] = replace(known, tags={**known.tags, **tags})
 
+    def close_lost(self) -> int:
+        self._answer()
+        return 0
+
     def reachable(self) -> bool:
         return not self.away
 
