@@ -81,7 +81,8 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What one ingest did with what it read. `read` is the sum of the other four counts."""
+    """What one ingest did with what it read. `read` is the sum of the other four counts; `notes` are
+    sentences for a person, on what was odd in the file."""
 
     sources: tuple[str, ...]
     read: int
@@ -92,6 +93,7 @@ class IngestReport:
     reasons: Mapping[str, int]
     mapping: Mapping[str, str]
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

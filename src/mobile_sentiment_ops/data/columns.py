@@ -1,0 +1,122 @@
+"""Which column of a file is which part of a review: by its usual names, or as the user says.
+
+Names are compared without case, blanks and signs, so "Review Text", `review_text` and `reviewText`
+are one. Where several columns of a file could be the same part, the name that stands first in
+`USUAL_NAMES` wins. Two parts are read and never stored: `review_link` (a Play Console link, which
+holds the review's id) and `author` (only used to notice one author's burst).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from mobile_sentiment_ops.errors import SettingsError, UnreadableFile
+
+USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
+    "review_id": ("review_id", "id", "uuid", "review_uuid"),
+    "review_link": ("review_link",),
+    "app": ("app", "app_id", "package_name", "package", "bundle_id", "brand", "app_name", "application", "product"),
+    "version": (
+        "version",
+        "app_version",
+        "app_version_name",
+        "version_name",
+        "review_created_version",
+        "app_version_code",
+    ),
+    "store": ("store", "app_store", "platform"),
+    "country": ("country", "country_code", "territory", "region", "storefront"),
+    "language": ("language", "lang", "language_code", "reviewer_language", "locale"),
+    "submitted_at": (
+        "submitted_at",
+        "review_submit_millis_since_epoch",
+        "review_submit_date_and_time",
+        "created_at",
+        "created_date",
+        "submitted",
+        "review_date",
+        "date",
+        "at",
+        "timestamp",
+        "created",
+        "time",
+    ),
+    "updated_at": (
+        "updated_at",
+        "review_last_update_millis_since_epoch",
+        "review_last_update_date_and_time",
+        "last_modified",
+        "modified_at",
+        "edited_at",
+        "updated",
+    ),
+    "rating": ("rating", "star_rating", "stars", "score", "star", "review_rating"),
+    "title": ("title", "review_title", "subject", "headline"),
+    "review_text": ("review_text", "text", "review", "content", "body", "review_body", "comment", "feedback"),
+    "sentiment": ("sentiment", "label", "sentiment_label"),
+    "label_source": ("label_source",),
+    "author": ("author", "author_name", "user_name", "reviewer_nickname", "reviewer_name", "reviewer", "user"),
+}
+
+READ_ONLY = ("review_link", "author")
+
+_PLAY_CONSOLE = {"package_name", "reviewer_language", "star_rating", "review_submit_millis_since_epoch"}
+
+
+def recognise(names: Sequence[str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The used columns of a file: its own name -> the part of a review.
+
+    `extra` maps names of the file to parts and goes before the usual names.
+
+    >>> recognise(["Package Name", "Star Rating", "Review Text", "Device"])
+    {'Package Name': 'app', 'Star Rating': 'rating', 'Review Text': 'review_text'}
+    >>> recognise(["opinion", "score"], {"opinion": "review_text"})
+    {'opinion': 'review_text', 'score': 'rating'}
+    """
+    extra = extra or {}
+    for name, part in extra.items():
+        if part not in USUAL_NAMES:
+            raise SettingsError(
+                f"ingest.columns: {name!r} cannot become {part!r}; expected one of {', '.join(USUAL_NAMES)}"
+            )
+    mapping = {name: extra[name] for name in names if name in extra}
+    plain: dict[str, str] = {}
+    for name in names:
+        plain.setdefault(plain_name(name), name)
+    for part, usual in USUAL_NAMES.items():
+        found = next((plain[name] for name in usual if name in plain and plain[name] not in mapping), None)
+        if found is not None and part not in mapping.values():
+            mapping[found] = part
+    return {name: mapping[name] for name in dict.fromkeys(names) if name in mapping}
+
+
+def plain_name(name: str) -> str:
+    """A column name as names are compared.
+
+    >>> plain_name(" Review Last-Update (Millis)"), plain_name("reviewText")
+    ('review_last_update_millis', 'review_text')
+    """
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    return re.sub(r"[\W_]+", "_", words).strip("_").lower()
+
+
+def known_store(names: Sequence[str]) -> str | None:
+    """The store whose own report has these columns, if one has.
+
+    >>> known_store(["Package Name", "Reviewer Language", "Review Submit Millis Since Epoch", "Star Rating"])
+    'google_play'
+    """
+    return "google_play" if {plain_name(name) for name in names} >= _PLAY_CONSOLE else None
+
+
+def require_text(source: str, names: Sequence[str], mapping: Mapping[str, str]) -> None:
+    """Refuse a file in which no column holds the review."""
+    if "review_text" in mapping.values():
+        return
+    shown = ", ".join(repr(name[:40]) for name in names[:12]) + (", ..." if len(names) > 12 else "")
+    raise UnreadableFile(
+        f"{source}: no column holds the review's text; found {shown or 'no column'}, expected one of "
+        f"{', '.join(USUAL_NAMES['review_text'])}. Name the columns in the first line, or say which one it is: "
+        f'`[ingest.columns]` with "name in the file" = "review_text" in mso.toml'
+    )

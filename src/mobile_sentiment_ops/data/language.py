@@ -1,0 +1,153 @@
+"""The language of a review's text, where the store does not tell it.
+
+The script decides what it can (Thai, Hindi, Korean, ...). Text in Latin letters is first asked for
+its common words, which also know Hindi as it is typed in reviews ("bahut accha app hai", `hi-Latn`),
+a language no model on offer has; what is left goes to py3langid, restricted to languages that
+reviews are written in. No answer is better than a wrong one: what stays below `MIN_CONFIDENCE`,
+and text without letters, has no language.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from bisect import bisect
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+MIN_CONFIDENCE = 0.5
+MIN_CHARS = 5
+"""Below this the model guesses: it takes "nyc" for Polish."""
+MAX_CHARS = 300
+"""The start of a text is enough."""
+
+_SCRIPTS = sorted(
+    [
+        (0x0041, 0x024F, "latin"),
+        (0x1E00, 0x1EFF, "latin"),
+        (0x0370, 0x03FF, "el"),
+        (0x0400, 0x052F, "cyrillic"),
+        (0x0530, 0x058F, "hy"),
+        (0x0590, 0x05FF, "he"),
+        (0x0600, 0x06FF, "arabic"),
+        (0x0750, 0x077F, "arabic"),
+        (0xFB50, 0xFDFF, "arabic"),
+        (0xFE70, 0xFEFE, "arabic"),
+        (0x0900, 0x097F, "devanagari"),
+        (0x0980, 0x09FF, "bn"),
+        (0x0A00, 0x0A7F, "pa"),
+        (0x0A80, 0x0AFF, "gu"),
+        (0x0B00, 0x0B7F, "or"),
+        (0x0B80, 0x0BFF, "ta"),
+        (0x0C00, 0x0C7F, "te"),
+        (0x0C80, 0x0CFF, "kn"),
+        (0x0D00, 0x0D7F, "ml"),
+        (0x0D80, 0x0DFF, "si"),
+        (0x0E00, 0x0E7F, "th"),
+        (0x0E80, 0x0EFF, "lo"),
+        (0x1000, 0x109F, "my"),
+        (0x10A0, 0x10FF, "ka"),
+        (0x1100, 0x11FF, "ko"),
+        (0xAC00, 0xD7AF, "ko"),
+        (0x1200, 0x137F, "am"),
+        (0x1780, 0x17FF, "km"),
+        (0x3040, 0x30FF, "ja"),
+        (0x3400, 0x4DBF, "zh"),
+        (0x4E00, 0x9FFF, "zh"),
+    ]
+)
+"""First and last code point of what each script is written with. A script of one language among
+reviews goes by that language's name."""
+
+_LANGUAGES = {
+    "latin": ["en", "es", "pt", "fr", "de", "it", "id", "vi", "tr", "nl", "pl"],
+    "devanagari": ["hi", "mr", "ne"],
+    "arabic": ["ar", "fa", "ur"],
+    "cyrillic": ["ru", "uk", "bg", "sr", "kk"],
+}
+"""The languages among which the model chooses, by script."""
+
+_HINDI_WORDS = """
+    abhi acha achha achhi achi accha acchi agar apka aur badhiya bahot bahut bakwas bekar bhai bhi bhut bohot chahiye
+    faltu gaya gya hai hain hota hoti hua humko isme iska jata kaise kaisa karke karna karo karta kuch kyon kyu kyun
+    liye mast matlab mera mere meri mujhe nahi nahin nai nhi paisa paise pasand phir raha rahe rahi rha rhe rhi sabse
+    sahi sakta tha thik toh wala yaar yeh
+"""
+_ENGLISH_WORDS = """
+    about account after again all always am amazing and any are at awesome bad be because been best better but can
+    cannot cant cool does doesn doesnt don dont easy ever every everything experience fast fix for from get good great happy
+    have help helpful i is issue it its just keeps like love many money more much my never nice not nothing of only ok okay
+    open please poor problem really should slow still thank thanks that the there they this time to too unable use
+    useful useless user very waste was well what when why will with work working works worst would wrong you your
+"""
+_HINDI = frozenset(_HINDI_WORDS.split())
+_ENGLISH = frozenset(_ENGLISH_WORDS.split())
+
+
+def detect_languages(texts: Iterable[str]) -> list[str | None]:
+    """A language tag a text, or None where it cannot be told; equal texts are looked at once.
+
+    >>> detect_languages(["แอปดีมาก ใช้ง่าย", "bakwas app hai, paise nahi mile", "ne fonctionne plus depuis hier", "👍"])
+    ['th', 'hi-Latn', 'fr', None]
+    """
+    known: dict[str, str | None] = {}
+    for text in (listed := list(texts)):
+        if text not in known:
+            known[text] = _detect(text[:MAX_CHARS])
+    return [known[text] for text in listed]
+
+
+def _detect(text: str) -> str | None:
+    script = _script(text)
+    if script == "latin":
+        return _by_common_words(text) or _by_model(text, script)
+    return _by_model(text, script) if script in _LANGUAGES else script
+
+
+def _script(text: str) -> str | None:
+    """The script of at least a third of the letters that is not Latin; else Latin; else None."""
+    if text.isascii():
+        return "latin" if _WORD.search(text) else None
+    counts = Counter(script for char in text if (script := _script_of(ord(char))) is not None)
+    others = sorted((count, script) for script, count in counts.items() if script != "latin")
+    if others and others[-1][0] >= counts.total() / 3:
+        return "ja" if others[-1][1] == "zh" and "ja" in counts else others[-1][1]
+    return "latin" if counts else None
+
+
+def _script_of(code: int) -> str | None:
+    first, last, script = _SCRIPTS[max(bisect(_SCRIPTS, (code, 0x110000, "")) - 1, 0)]
+    return script if first <= code <= last else None
+
+
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def _by_common_words(text: str) -> str | None:
+    """English with at least a quarter common words; Hindi where they are as many as the English ones."""
+    words = _WORD.findall(text.lower())
+    english, hindi = (sum(word in known for word in words) for known in (_ENGLISH, _HINDI))
+    if hindi and hindi >= english:
+        return "hi-Latn"
+    return "en" if english >= max(1, len(words) / 4) else None
+
+
+def _by_model(text: str, script: str) -> str | None:
+    if len(text) < MIN_CHARS:
+        return None
+    language, confidence = _models()[script].classify(text)
+    return language if confidence >= MIN_CONFIDENCE else None
+
+
+@cache
+def _models() -> dict[str, Any]:
+    """One model a script, restricted to the languages of that script."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # half a second and 60 MB, when first needed
+
+    every = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    models = {script: copy.copy(every) for script in _LANGUAGES}
+    for script, model in models.items():
+        model.set_languages(_LANGUAGES[script])
+    return models
