@@ -31,7 +31,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Put a folder with exactly these files at `path`; what was there before makes way."""
+    """Put a folder with exactly these files at `path`; another one that was there makes way."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part, old = _part_of(path), _part_of(path)
     try:
@@ -39,13 +39,23 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             _write_through(part / name, data)
         _flush_folder(part)
-        if path.exists():
+        try:
+            part.rename(path)
+        except OSError:  # there is one
+            if read_folder(path) == files:
+                return
             path.rename(old)
-        part.rename(path)
+            part.rename(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     _flush_folder(path.parent)
+
+
+def read_folder(path: Path) -> dict[str, bytes]:
+    """Every file below `path` by its relative name."""
+    found = (file for file in sorted(path.rglob("*")) if file.is_file())
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in found}
 
 
 def sweep(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mobile_sentiment_ops.disk import PART, sweep, write_folder
+from mobile_sentiment_ops.disk import PART, read_folder, sweep, write_folder
 from mobile_sentiment_ops.errors import NotFound, StoreError
 from mobile_sentiment_ops.ports import checked_name
 
@@ -21,22 +21,19 @@ class FolderBundles:
         for name in files:
             checked_name(name)
         sweep(self._folder)
-        if path.is_dir() and _content(path) == files:
-            return
         try:
             write_folder(path, files)
         except OSError as err:
-            if not (path.is_dir() and _content(path) == files):  # else another process stored it meanwhile
-                raise StoreError(f"bundle {bundle_hash} cannot be written to {self._folder}: {err}") from err
+            raise StoreError(f"bundle {bundle_hash} cannot be written to {self._folder}: {err}") from err
 
     def get(self, bundle_hash: str) -> dict[str, bytes]:
-        path = self.path(bundle_hash)
-        if path is None:
+        path = self._at(bundle_hash)
+        if not path.is_dir():
             there = sorted(found.name for found in self._folder.glob("*") if not found.name.startswith(PART))
             raise NotFound(
                 f"there is no bundle {bundle_hash} in {self._folder}; there are: {', '.join(there) or 'none'}"
             )
-        return _content(path)
+        return read_folder(path)
 
     def path(self, bundle_hash: str) -> Path | None:
         path = self._at(bundle_hash)
@@ -46,8 +43,3 @@ class FolderBundles:
         if "/" in checked_name(bundle_hash) or bundle_hash.startswith("."):
             raise StoreError(f"{bundle_hash!r} is no bundle hash")
         return self._folder / bundle_hash
-
-
-def _content(path: Path) -> dict[str, bytes]:
-    files = (found for found in sorted(path.rglob("*")) if found.is_file())
-    return {found.relative_to(path).as_posix(): found.read_bytes() for found in files}

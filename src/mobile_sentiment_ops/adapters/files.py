@@ -34,11 +34,11 @@ class FsspecFiles:
 
     def read(self, name: str) -> bytes:
         path = self._path(name)
-        try:
-            with self._speaking_of(name):
+        with self._speaking_of(name):
+            try:
                 return bytes(self._store.cat_file(path))
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise NotFound(f"there is no file {name} in {self._address}") from None
+            except (IsADirectoryError, NotADirectoryError) as err:
+                raise FileNotFoundError from err
 
     def list(self, prefix: str = "") -> list[str]:
         folder = prefix.rpartition("/")[0]
@@ -46,7 +46,7 @@ class FsspecFiles:
             with self._speaking_of(prefix):
                 self._store.invalidate_cache()
                 found = self._store.find(self._path(folder) if folder else self._root)
-        except FileNotFoundError:
+        except NotFound:
             return []
         names = (str(path)[len(self._root) + 1 :] for path in found)
         return sorted(name for name in names if name.startswith(prefix) and PART not in name)
@@ -67,12 +67,12 @@ class FsspecFiles:
 
     @contextlib.contextmanager
     def _speaking_of(self, name: str) -> Iterator[None]:
-        """Errors of the store as ours; that a file is not there is left to the caller."""
+        """Errors of the store as ours."""
         try:
             yield
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise
-        except PermissionError as err:
-            raise StoreError(f"{self._address}/{name}: no permission ({err})") from err
+        except FileNotFoundError as err:
+            raise NotFound(f"there is no file {name} in {self._address}") from err
+        except (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as err:
+            raise StoreError(f"{self._address}/{name} cannot be used: {err}") from err
         except OSError as err:
-            raise Unavailable(f"{self._address}/{name}: {err}") from err
+            raise Unavailable(f"{self._address}/{name} did not answer: {err}") from err

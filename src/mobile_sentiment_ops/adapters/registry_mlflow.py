@@ -26,7 +26,7 @@ import httpx
 import structlog
 
 import mobile_sentiment_ops
-from mobile_sentiment_ops.disk import write_folder
+from mobile_sentiment_ops.disk import read_folder, write_folder
 from mobile_sentiment_ops.errors import NotFound, StoreError, Unavailable
 from mobile_sentiment_ops.ports import TrainingRun
 from mobile_sentiment_ops.settings import Mlflow
@@ -113,8 +113,7 @@ class MlflowRegistry:
             model = client.get_model_version_download_uri(self._model_name, version)
             address = f"{model}/data/{BUNDLE}"
             root = Path(download_artifacts(artifact_uri=address, dst_path=folder, tracking_uri=self._uri))
-            files = (path for path in sorted(root.rglob("*")) if path.is_file())
-            return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+            return read_folder(root)
 
     def aliases(self) -> dict[str, str]:
         with self._speaking_plainly() as client:
