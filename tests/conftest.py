@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -80,6 +81,22 @@ def training_run() -> Callable[..., TrainingRun]:
         )
 
     return make
+
+
+@pytest.fixture
+def start_python() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts Python processes: `start_python(source, *arguments)`; none outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(source: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", source, *arguments]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture

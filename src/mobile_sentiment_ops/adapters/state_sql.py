@@ -217,7 +217,8 @@ class SqlState:
 
     def close(self) -> None:
         """Give back what is open; the next call opens it again."""
-        self._engine.dispose()
+        if "_engine" in self.__dict__:
+            self._engine.dispose()
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
