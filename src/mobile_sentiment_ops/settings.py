@@ -90,6 +90,8 @@ class Ingest(Section):
     )
     batch_rows: int = Field(50_000, ge=100, description="rows that are validated and committed together")
     max_text_chars: int = Field(20_000, ge=1, description="longest review taken in, in characters")
+    google_play_url: str = Field("https://play.google.com", description="where `mso ingest google-play` asks")
+    app_store_url: str = Field("https://itunes.apple.com", description="where `mso ingest app-store` asks")
 
 
 class Training(Section):
