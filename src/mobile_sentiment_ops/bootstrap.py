@@ -24,6 +24,7 @@ from mobile_sentiment_ops.types import Label
 if TYPE_CHECKING:
     import polars as pl
 
+    from mobile_sentiment_ops.adapters.store_reviews import StoreReviews
     from mobile_sentiment_ops.app.data_pipeline import DataHandler
     from mobile_sentiment_ops.app.prediction import PredictionHandler
     from mobile_sentiment_ops.app.train_model import MLOpsHandler
@@ -104,6 +105,7 @@ class Platform:
 
     @cached_property
     def data(self) -> DataHandler:
+        from mobile_sentiment_ops.adapters.sources import open_url
         from mobile_sentiment_ops.app.data_pipeline import DataHandler
 
         return DataHandler(
@@ -112,7 +114,15 @@ class Platform:
             datasets=self.datasets,
             clock=self.clock,
             ingest=self.settings.ingest,
+            open_url=open_url,
         )
+
+    @cached_property
+    def stores(self) -> StoreReviews:
+        from mobile_sentiment_ops.adapters.store_reviews import StoreReviews
+
+        ingest = self.settings.ingest
+        return StoreReviews(google_play_url=ingest.google_play_url, app_store_url=ingest.app_store_url)
 
     @cached_property
     def models(self) -> MLOpsHandler:

@@ -129,3 +129,8 @@ def _first_of(keys: Keys) -> npt.NDArray[np.bool_]:
     first = np.zeros(keys.size, dtype=np.bool_)
     first[np.unique(keys, return_index=True)[1]] = True
     return first
+
+
+def row_keys(rows: pl.DataFrame) -> Keys:
+    """One such key a row, of all its columns."""
+    return rows.hash_rows(seed=0).to_numpy()

@@ -70,17 +70,18 @@ _LANGUAGES = {
 """The languages among which the model chooses, by script."""
 
 _HINDI_WORDS = """
-    abhi acha achha achhi achi accha acchi agar apka aur badhiya bahot bahut bakwas bekar bhai bhi bhut bohot chahiye
-    faltu gaya gya hai hain hota hoti hua humko isme iska jata kaise kaisa karke karna karo karta kuch kyon kyu kyun
-    liye mast matlab mera mere meri mujhe nahi nahin nai nhi paisa paise pasand phir raha rahe rahi rha rhe rhi sabse
-    sahi sakta tha thik toh wala yaar yeh
+    abhi accha acchi acha achha achhi achi agar apka aur badhiya bahot bahut bakwas bekar bhai bhi bhut bohot
+    chahiye faltu gaya gya hai hain hota hoti hua humko iska isme jata kaisa kaise karke karna karo karta kuch kyon
+    kyu kyun liye mast matlab mera mere meri mujhe nahi nahin nai nhi paisa paise pasand phir raha rahe rahi rha rhe
+    rhi sabse sahi sakta tha thik toh wala yaar yeh
 """
 _ENGLISH_WORDS = """
     about account after again all always am amazing and any are at awesome bad be because been best better but can
-    cannot cant cool does doesn doesnt don dont easy ever every everything experience fast fix for from get good great happy
-    have help helpful i is issue it its just keeps like love many money more much my never nice not nothing of only ok okay
-    open please poor problem really should slow still thank thanks that the there they this time to too unable use
-    useful useless user very waste was well what when why will with work working works worst would wrong you your
+    cannot cant cool does doesn doesnt don dont easy ever every everything experience fast fix for from get good
+    great happy have help helpful i is issue it its just keeps like love many money more much my never nice not
+    nothing of ok okay only open please poor problem really should slow still thank thanks that the there they this
+    time to too unable use useful useless user very was waste well what when why will with work working works worst
+    would wrong you your
 """
 _HINDI = frozenset(_HINDI_WORDS.split())
 _ENGLISH = frozenset(_ENGLISH_WORDS.split())

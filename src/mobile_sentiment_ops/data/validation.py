@@ -7,7 +7,7 @@ was given. `rules` then say, as expressions over the whole batch, which rows can
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 
 import polars as pl
@@ -63,18 +63,19 @@ def _unread(column: str) -> pl.Expr:
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A batch after validation: `reviews` in REVIEW_SCHEMA (the language as far as it was given),
-    `authors` of the same rows where the file names them, and `rejects` with line, rule, reason, row."""
+    `authors` of the same rows where the file names them, and every row that was rejected, also by
+    its reader, as source, line, rule, reason and row."""
 
     reviews: pl.DataFrame
     authors: pl.Series | None
     rejects: pl.DataFrame
 
 
-def check(batch: Batch, *, app: str | None = None, max_text_chars: int = 20_000) -> Checked:
+def check(batch: Batch, source: str, *, app: str | None = None, max_text_chars: int = 20_000) -> Checked:
     """Keep the rows of a batch that break no rule; `app` is the app of rows that name none.
 
     >>> rows = pl.DataFrame({"review_text": ["Love it", " ", "Slow"], "rating": ["5", "1", "7"]})
-    >>> checked = check(Batch(rows, [2, 3, 4], {"text": "review_text", "stars": "rating"}))
+    >>> checked = check(Batch(rows, [2, 3, 4], {"text": "review_text", "stars": "rating"}), "may.csv")
     >>> checked.reviews.select("review_text", "rating").rows()
     [('Love it', 5)]
     >>> checked.rejects.select("line", "reason").row(1)
@@ -89,14 +90,17 @@ def check(batch: Batch, *, app: str | None = None, max_text_chars: int = 20_000)
         frame.filter(broken)
         .with_columns(_first_reason(every))
         .select(
+            pl.lit(source).alias("source"),
             "line",
-            pl.col("reason").str.extract(r"^(\w+)").alias("rule"),
             pl.col("reason").str.replace_all("\0", r"\0", literal=True),
             _shown(pl.concat_str([_given(frame, name) for name in shown], separator=", ", ignore_nulls=True)),
         )
     )
+    unread = [astuple(found) for found in batch.rejected]
+    every_reject = pl.concat([pl.DataFrame(unread, schema=rejects.schema, orient="row"), rejects]).sort("line")
     authors = kept["author"] if "author" in kept.columns else None
-    return Checked(kept.select(REVIEW_SCHEMA.names()), authors, rejects)
+    rule = pl.col("reason").str.extract(r"^(\w+)").alias("rule")
+    return Checked(kept.select(REVIEW_SCHEMA.names()), authors, every_reject.with_columns(rule))
 
 
 def _first_reason(every: tuple[Rule, ...]) -> pl.Expr:

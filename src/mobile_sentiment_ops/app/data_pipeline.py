@@ -1,0 +1,246 @@
+"""DataHandler, the data side: takes reviews in, keeps them, gives them back, makes datasets of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import polars as pl
+import structlog
+
+from mobile_sentiment_ops.data.columns import USUAL_NAMES, recognise
+from mobile_sentiment_ops.data.dataset import Dataset, build_dataset
+from mobile_sentiment_ops.data.duplicates import KeySet, SeenReviews, identify, row_keys
+from mobile_sentiment_ops.data.language import detect_languages
+from mobile_sentiment_ops.data.quality import AuthorDays, QualityReport, quality
+from mobile_sentiment_ops.data.readers import Batch, read_batches
+from mobile_sentiment_ops.data.reviews import (
+    REJECTS_SCHEMA,
+    REJECTS_TABLE,
+    REVIEWS_TABLE,
+    STORED_FORMAT,
+    STORED_SCHEMA,
+    current_reviews,
+)
+from mobile_sentiment_ops.data.validation import Checked, check
+from mobile_sentiment_ops.errors import FormatTooNew, UnreadableFile
+from mobile_sentiment_ops.ports import Clock, Datasets, Files, Tables
+from mobile_sentiment_ops.settings import Ingest, Training
+from mobile_sentiment_ops.types import IngestReport
+
+log = structlog.get_logger()
+
+Opener = Callable[[str], AbstractContextManager[BinaryIO]]
+Progress = Callable[[int], None]
+
+
+class DataHandler:
+    """Reviews over the ports it is given: tables, files and datasets."""
+
+    def __init__(
+        self,
+        *,
+        tables: Tables,
+        files: Files,
+        datasets: Datasets,
+        clock: Clock,
+        ingest: Ingest,
+        open_url: Opener | None = None,
+    ) -> None:
+        self._tables = tables
+        self._files = files
+        self._datasets = datasets
+        self._clock = clock
+        self._settings = ingest
+        self._open_url = open_url
+
+    # --- in
+
+    def ingest(
+        self,
+        sources: Sequence[str],
+        *,
+        columns: Mapping[str, str] | None = None,
+        app: str | None = None,
+        progress: Progress | None = None,
+    ) -> IngestReport:
+        """Read each file, keep what was never seen, and say what became of every row.
+
+        `columns` maps names in the files to parts of a review and goes before the settings; `app` is
+        the app of rows that name none; `progress` hears the rows read so far. Raises UnreadableFile
+        for a file that cannot be read; what was read before it stays, and is skipped next time.
+        """
+        extra = {**self._settings.columns, **(columns or {})}
+        return self._take_in({source: self._read(source, extra) for source in sources}, app, progress)
+
+    def ingest_frames(
+        self, name: str, frames: Iterable[pl.DataFrame], *, progress: Progress | None = None
+    ) -> IngestReport:
+        """The same for rows that are made or fetched: frames with columns of REVIEW_SCHEMA."""
+        return self._take_in({name: _numbered(frames, self._settings.batch_rows)}, None, progress)
+
+    def _read(self, source: str, extra: Mapping[str, str]) -> Iterator[Batch]:
+        known = partial(recognise, extra=extra)
+        with self._open(source) as stream:
+            yield from read_batches(stream, source, known, batch_rows=self._settings.batch_rows)
+
+    def _open(self, source: str) -> AbstractContextManager[BinaryIO]:
+        if "://" in source:
+            if self._open_url is None:
+                raise UnreadableFile(f"{source} is an address; expected a file of this machine here")
+            return self._open_url(source)
+        try:
+            return Path(source).open("rb")
+        except IsADirectoryError as err:
+            raise UnreadableFile(f"{source} is a folder; name the files in it") from err
+        except OSError as err:
+            raise UnreadableFile(f"{source} cannot be opened: {(err.strerror or str(err)).lower()}") from err
+
+    def _take_in(
+        self, sources: Mapping[str, Iterator[Batch]], app: str | None, progress: Progress | None
+    ) -> IngestReport:
+        tally = _Tally(self._clock.now())
+        seen, seen_rejects = self._seen_reviews(), self._seen_rejects()
+        for source, batches in sources.items():
+            for batch in batches:
+                checked = check(batch, source, app=app, max_text_chars=self._settings.max_text_chars)
+                fresh = seen.sort_out(identify(checked.reviews))
+                self._append_reviews(fresh.reviews)
+                self._append_rejects(checked.rejects, seen_rejects)
+                tally.count(batch, checked, new=fresh.new, updated=fresh.updated, duplicate=fresh.duplicate)
+                if progress is not None:
+                    progress(tally.read)
+        report = tally.report(tuple(sources), self._clock.now())
+        log.info("ingested", read=report.read, new=report.new, updated=report.updated, rejected=report.rejected)
+        return report
+
+    def _seen_reviews(self) -> SeenReviews:
+        seen = SeenReviews()
+        for found in self._tables.batches(REVIEWS_TABLE, ["review_id", "content_hash"]):
+            known = cast(pl.DataFrame, pl.from_arrow(found))
+            seen.add(known["review_id"], known["content_hash"])
+        return seen
+
+    def _seen_rejects(self) -> KeySet:
+        seen = KeySet()
+        for found in self._tables.batches(REJECTS_TABLE, _REJECT):
+            seen.add(row_keys(cast(pl.DataFrame, pl.from_arrow(found))))
+        return seen
+
+    def _append_reviews(self, reviews: pl.DataFrame) -> None:
+        if not reviews.height:
+            return
+        untold = reviews["language"].is_null()
+        detected = pl.Series(detect_languages(reviews["review_text"].filter(untold)), dtype=pl.Utf8())
+        languages = reviews["language"].scatter(untold.arg_true(), detected)
+        self._append(REVIEWS_TABLE, reviews.with_columns(languages), STORED_SCHEMA)
+
+    def _append_rejects(self, rejects: pl.DataFrame, seen: KeySet) -> None:
+        """A rejected row is kept once, however often its file is read."""
+        keys = row_keys(rejects.select(_REJECT))
+        unseen = rejects.filter(~seen.holds(keys))
+        seen.add(keys)
+        if unseen.height:
+            self._append(REJECTS_TABLE, unseen, REJECTS_SCHEMA)
+
+    def _append(self, table: str, rows: pl.DataFrame, schema: pl.Schema) -> None:
+        received_at = pl.lit(self._clock.now()).alias("received_at")
+        stored = rows.with_columns(received_at, pl.lit(STORED_FORMAT).alias("format"))
+        self._tables.append(table, stored.select(schema.names()).cast(schema).to_arrow())
+
+    # --- out
+
+    def reviews(self, *, app: str | None = None, since: datetime | None = None) -> pl.DataFrame:
+        """Current reviews in the order they came: of one app or of all, submitted at or after `since`."""
+        found = self._tables.read(REVIEWS_TABLE, equals={"app": app} if app is not None else None)
+        if not found.num_columns:
+            return pl.DataFrame(schema=STORED_SCHEMA)
+        rows = cast(pl.DataFrame, pl.from_arrow(found))
+        if (newest := cast(int, rows["format"].max() or 0)) > STORED_FORMAT:
+            raise FormatTooNew(
+                f"table {REVIEWS_TABLE} holds rows of format {newest}, this release reads up to {STORED_FORMAT}; "
+                f"update it"
+            )
+        current = current_reviews(rows.select(STORED_SCHEMA.names()))
+        return current if since is None else current.filter(pl.col("submitted_at") >= since)
+
+    def build_dataset(self, training: Training, not_before: datetime | None = None) -> Dataset:
+        """Split the labelled reviews of now by time, and keep the manifest of who is where."""
+        version = self._tables.version(REVIEWS_TABLE)
+        dataset = build_dataset(
+            self.reviews(),
+            test_share=training.test_share,
+            validation_share=training.validation_share,
+            max_test_rows=training.max_test_rows,
+            seed=training.seed,
+            not_before=not_before,
+            source=f"{REVIEWS_TABLE}, version {version}",
+        )
+        self._datasets.put(dataset.fingerprint, dataset.manifest)
+        return dataset
+
+    def quality(self) -> QualityReport:
+        """What is odd about the current reviews."""
+        return quality(self.reviews())
+
+    def store(self, name: str, data: bytes) -> str:
+        """Keep a file in the bucket; returns its address."""
+        return self._files.write(name, data)
+
+
+_REJECT = ["source", "line", "reason", "row"]
+
+
+def _numbered(frames: Iterable[pl.DataFrame], batch_rows: int) -> Iterator[Batch]:
+    """Frames as a reader's batches: rows are numbered from 1."""
+    row = 1
+    for frame in frames:
+        known = [name for name in frame.columns if name in USUAL_NAMES]
+        for rows in frame.select(known).iter_slices(batch_rows):
+            yield Batch(rows, range(row, row + rows.height), dict(zip(known, known, strict=True)))
+            row += rows.height
+
+
+@dataclass(slots=True)
+class _Tally:
+    """The report while it grows."""
+
+    started_at: datetime
+    read: int = 0
+    new: int = 0
+    updated: int = 0
+    duplicate: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    mapping: dict[str, str] = field(default_factory=dict)
+    authors: AuthorDays = field(default_factory=AuthorDays)
+
+    def count(self, batch: Batch, checked: Checked, *, new: int, updated: int, duplicate: int) -> None:
+        self.read += batch.rows.height + len(batch.rejected)
+        self.new += new
+        self.updated += updated
+        self.duplicate += duplicate
+        self.reasons.update(checked.rejects["rule"])
+        self.mapping.update(batch.mapping)
+        if checked.authors is not None:
+            self.authors.add(checked.authors, checked.reviews["submitted_at"])
+
+    def report(self, sources: tuple[str, ...], finished_at: datetime) -> IngestReport:
+        burst = self.authors.finding()
+        return IngestReport(
+            sources=sources,
+            read=self.read,
+            new=self.new,
+            updated=self.updated,
+            duplicate=self.duplicate,
+            rejected=self.reasons.total(),
+            reasons=dict(self.reasons.most_common()),
+            mapping=dict(self.mapping),
+            seconds=(finished_at - self.started_at).total_seconds(),
+            notes=(burst.sentence,) if burst.exceeded else (),
+        )
