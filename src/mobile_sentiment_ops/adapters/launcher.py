@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,39 +28,44 @@ class ProcessLauncher:
         self._logs = logs
         self._command = tuple(command)
         self._environment = dict(environment or {})
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._children: set[int] = set()
 
     def start(self, job_id: str) -> int:
+        self._reap()
         self._logs.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{job_id}.log").open("ab") as output:
+            files = [
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, output.fileno(), 1),
+                (os.POSIX_SPAWN_DUP2, output.fileno(), 2),
+            ]
+            words, environment = [*self._command, job_id], {**os.environ, **self._environment}
             try:
-                child = subprocess.Popen(
-                    [*self._command, job_id],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **self._environment},
-                    start_new_session=True,
-                )
+                pid = os.posix_spawnp(words[0], words, environment, file_actions=files, setsid=True)
             except OSError as err:
-                raise StoreError(f"the job {job_id} cannot be started with {self._command[0]}: {err}") from err
+                raise StoreError(f"the job {job_id} cannot be started with {words[0]}: {err}") from err
+        self._children.add(pid)
         with suppress(ProcessLookupError):  # it has ended already
-            os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
-        self._children[child.pid] = child
-        return child.pid
+            os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
+        return pid
 
     def alive(self, pid: int) -> bool:
         """Whether that process runs and is one of ours: a pid may have gone to another program."""
-        for child in list(self._children.values()):
-            if child.poll() is not None:  # reaps it: an ended child would stay as a zombie
-                self._children.pop(child.pid, None)
+        self._reap()
         try:
             process = psutil.Process(pid)
             if process.status() == psutil.STATUS_ZOMBIE:
                 return False
-            words = process.cmdline()
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            words = tuple(process.cmdline())
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # denied: somebody else's
             return False
-        except psutil.AccessDenied:  # somebody else's process
-            return False
-        return any(tuple(words[at : at + len(self._command) - 1]) == self._command[1:] for at in range(len(words)))
+        ours = self._command[1:]
+        return any(words[at : at + len(ours)] == ours for at in range(len(words)))
+
+    def _reap(self) -> None:
+        """Take the exit codes of ended children, which would stay as zombies."""
+        for pid in list(self._children):
+            with suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                    continue
+            self._children.discard(pid)
