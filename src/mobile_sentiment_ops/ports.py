@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 import pyarrow as pa
 
@@ -212,6 +212,18 @@ class Registry(Protocol):
         ...
 
 
+class JobChanges(TypedDict, total=False):
+    """What may change about a job."""
+
+    state: JobState
+    progress: float
+    step: str
+    pid: int
+    log: str
+    result: Mapping[str, object]
+    error: str
+
+
 class State(Protocol):
     """Champion, ledger, jobs and leases: one store, one transaction a call."""
 
@@ -252,18 +264,7 @@ class State(Protocol):
         """Jobs, newest first."""
         ...
 
-    def update_job(
-        self,
-        job_id: str,
-        *,
-        state: JobState | None = None,
-        progress: float | None = None,
-        step: str | None = None,
-        pid: int | None = None,
-        log: str | None = None,
-        result: Mapping[str, object] | None = None,
-        error: str | None = None,
-    ) -> Job:
+    def update_job(self, job_id: str, **changes: Unpack[JobChanges]) -> Job:
         """Change what is given; `log` is appended (the last 100 kB are kept). A job that has ended
         stays as it ended. RUNNING sets started_at, an end sets finished_at."""
         ...

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mobile_sentiment_ops.data.arrow import fit_schema
 from mobile_sentiment_ops.errors import NotFound, StaleToken, StoreError, Unavailable
-from mobile_sentiment_ops.ports import Clock, Segment, TrainingRun, checked_name
+from mobile_sentiment_ops.ports import Clock, JobChanges, Segment, TrainingRun, checked_name
 from mobile_sentiment_ops.registry.ledger import GENESIS, chain_entry
 from mobile_sentiment_ops.registry.transitions import ENDED, as_stored, changed_job, next_champion
 from mobile_sentiment_ops.types import (
@@ -288,25 +289,10 @@ class MemoryState:
         newest = reversed(list(self._jobs.values()))
         return [job for job in newest if state is None or job.state is state][:limit]
 
-    def update_job(
-        self,
-        job_id: str,
-        *,
-        state: JobState | None = None,
-        progress: float | None = None,
-        step: str | None = None,
-        pid: int | None = None,
-        log: str | None = None,
-        result: Mapping[str, object] | None = None,
-        error: str | None = None,
-    ) -> Job:
+    def update_job(self, job_id: str, **changes: Unpack[JobChanges]) -> Job:
         with self._lock:
-            job, now = self.job(job_id), self._clock.now()
-            changed = changed_job(
-                job, now, state=state, progress=progress, step=step, pid=pid, log=log, result=result, error=error
-            )
-            self._jobs[job_id] = changed
-            return changed
+            self._jobs[job_id] = changed_job(self.job(job_id), self._clock.now(), **changes)
+            return self._jobs[job_id]
 
     def acquire(self, name: str, holder: str, *, seconds: float) -> Lease | None:
         with self._lock:

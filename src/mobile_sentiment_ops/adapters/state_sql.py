@@ -12,17 +12,18 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from typing import Unpack
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from mobile_sentiment_ops.errors import FormatTooNew, NotFound, StaleToken, StoreError, Unavailable
-from mobile_sentiment_ops.ports import Clock
+from mobile_sentiment_ops.ports import Clock, JobChanges
 from mobile_sentiment_ops.registry.ledger import GENESIS, chain_entry
 from mobile_sentiment_ops.registry.transitions import ENDED, as_stored, changed_job, next_champion
 from mobile_sentiment_ops.types import Champion, Decision, Job, JobState, Lease, LedgerEntry, ModelVersion
@@ -167,23 +168,10 @@ class SqlState:
             rows = connection.execute(asked if state is None else asked.where(JOBS.c.state == state.value))
             return [_job(row) for row in rows.mappings()]
 
-    def update_job(
-        self,
-        job_id: str,
-        *,
-        state: JobState | None = None,
-        progress: float | None = None,
-        step: str | None = None,
-        pid: int | None = None,
-        log: str | None = None,
-        result: Mapping[str, object] | None = None,
-        error: str | None = None,
-    ) -> Job:
+    def update_job(self, job_id: str, **changes: Unpack[JobChanges]) -> Job:
         with self._writing() as connection:
-            job, now = _job_named(connection, job_id), self._clock.now()
-            changed = changed_job(
-                job, now, state=state, progress=progress, step=step, pid=pid, log=log, result=result, error=error
-            )
+            job = _job_named(connection, job_id)
+            changed = changed_job(job, self._clock.now(), **changes)
             if changed is not job:
                 connection.execute(JOBS.update().where(JOBS.c.job_id == job_id).values(_job_row(changed)))
             return changed

@@ -8,8 +8,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import Unpack
 
 from mobile_sentiment_ops.errors import StaleToken
+from mobile_sentiment_ops.ports import JobChanges
 from mobile_sentiment_ops.types import Champion, Decision, Job, JobState, ModelVersion
 
 ENDED = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
@@ -47,18 +49,7 @@ def next_champion(
     )
 
 
-def changed_job(
-    job: Job,
-    at: datetime,
-    *,
-    state: JobState | None = None,
-    progress: float | None = None,
-    step: str | None = None,
-    pid: int | None = None,
-    log: str | None = None,
-    result: Mapping[str, object] | None = None,
-    error: str | None = None,
-) -> Job:
+def changed_job(job: Job, at: datetime, **changes: Unpack[JobChanges]) -> Job:
     """The job with what is given changed; one that has ended stays as it ended.
 
     >>> from datetime import UTC
@@ -69,17 +60,17 @@ def changed_job(
     """
     if job.state in ENDED:
         return job
-    given = {"state": state, "progress": progress, "step": step, "pid": pid, "result": result, "error": error}
-    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
-    if result is not None:
-        changes["result"] = as_stored(result)
-    if log is not None:
-        changes["log"] = (job.log + log)[-LOG_CHARS:]
+    new: dict[str, object] = {**changes}
+    if "log" in changes:
+        new["log"] = (job.log + changes["log"])[-LOG_CHARS:]
+    if "result" in changes:
+        new["result"] = as_stored(changes["result"])
+    state = changes.get("state")
     if state is JobState.RUNNING and job.started_at is None:
-        changes["started_at"] = at
+        new["started_at"] = at
     if state in ENDED:
-        changes["finished_at"] = at
-    return replace(job, **changes)  # type: ignore[arg-type]
+        new["finished_at"] = at
+    return replace(job, **new)  # type: ignore[arg-type]
 
 
 def as_stored(figures: Mapping[str, object]) -> dict[str, object]:
