@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 import httpx
 import structlog
 
-import mobile_sentiment_ops
 from mobile_sentiment_ops.disk import read_folder, write_folder
 from mobile_sentiment_ops.errors import NotFound, StoreError, Unavailable
 from mobile_sentiment_ops.ports import TrainingRun
@@ -43,7 +42,7 @@ log = structlog.get_logger()
 LOADER = "mobile_sentiment_ops.registry.pyfunc"
 BUNDLE = "bundle"
 DATASET_NAME, DIGEST_CHARS = "reviews", 36
-REQUIREMENTS = ("numpy", "scipy", "scikit-learn", "skops", "xgboost-cpu", "pandas", "polars")
+REQUIREMENTS = ("mobile-sentiment-ops", "numpy", "scipy", "scikit-learn", "skops", "xgboost-cpu", "pandas", "polars")
 MANNERS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -329,13 +328,12 @@ def _model_files(model: LoggedModel, run: TrainingRun) -> dict[str, bytes]:
     described.add_flavor(
         "python_function", loader_module=LOADER, data=data, python_version=python, env={"virtualenv": environment_file}
     )
-    requirements = [f"mobile-sentiment-ops=={mobile_sentiment_ops.__version__}"]
-    requirements += [f"{name}=={installed_version(name)}" for name in REQUIREMENTS]
+    requirements = "".join(f"{name}=={installed_version(name)}\n" for name in REQUIREMENTS)
     environment = {"python": python, "dependencies": ["-r requirements.txt"]}
     return {
         "MLmodel": described.to_yaml().encode(),
         environment_file: json.dumps(environment).encode(),  # JSON is YAML
-        "requirements.txt": "\n".join([*requirements, ""]).encode(),
+        "requirements.txt": requirements.encode(),
         **{f"{data}/{name}": content for name, content in run.bundle.items()},
     }
 
