@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from mobile_sentiment_ops.adapters.memory import FixedClock
+from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryPorts
 from mobile_sentiment_ops.ports import TrainingRun
 from mobile_sentiment_ops.settings import Mlflow
 from mobile_sentiment_ops.types import Label, ModelVersion, PredictionRecord
@@ -29,6 +29,12 @@ NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 def clock() -> FixedClock:
     """A clock that stands at noon of 2025-03-01."""
     return FixedClock(NOON)
+
+
+@pytest.fixture
+def memory(clock: FixedClock) -> MemoryPorts:
+    """Every port in memory, on that clock."""
+    return MemoryPorts(clock)
 
 
 @pytest.fixture

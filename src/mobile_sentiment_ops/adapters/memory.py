@@ -381,3 +381,18 @@ class MemoryLauncher:
 
     def alive(self, pid: int) -> bool:
         return pid in self.running
+
+
+class MemoryPorts:
+    """All of them together, on one clock."""
+
+    def __init__(self, clock: FixedClock) -> None:
+        self.clock = clock
+        self.files = MemoryFiles()
+        self.tables = MemoryTables()
+        self.bundles = MemoryBundles()
+        self.datasets = MemoryDatasets()
+        self.registry = MemoryRegistry(clock)
+        self.state = MemoryState(clock)
+        self.spool = MemorySpool()
+        self.launcher = MemoryLauncher()
