@@ -67,28 +67,32 @@ _PLAY_CONSOLE = {"package_name", "reviewer_language", "star_rating", "review_sub
 def recognise(names: Sequence[str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The used columns of a file: its own name -> the part of a review.
 
-    `extra` maps names of the file to parts and goes before the usual names.
+    `extra` maps names of the file to parts and goes before the usual names; an empty part leaves
+    the column out.
 
     >>> recognise(["Package Name", "Star Rating", "Review Text", "Device"])
     {'Package Name': 'app', 'Star Rating': 'rating', 'Review Text': 'review_text'}
-    >>> recognise(["opinion", "score"], {"opinion": "review_text"})
+    >>> recognise(["opinion", "score", "label"], {"opinion": "review_text", "label": ""})
     {'opinion': 'review_text', 'score': 'rating'}
     """
     extra = extra or {}
     for name, part in extra.items():
-        if part not in USUAL_NAMES:
+        if part and part not in USUAL_NAMES:
             raise SettingsError(
-                f"ingest.columns: {name!r} cannot become {part!r}; expected one of {', '.join(USUAL_NAMES)}"
+                f"ingest.columns: {name!r} cannot become {part!r}; expected one of {', '.join(USUAL_NAMES)}, "
+                f"or nothing to leave the column out"
             )
-    mapping = {name: extra[name] for name in names if name in extra}
-    plain: dict[str, str] = {}
+    found: dict[str, str] = {}
     for name in names:
-        plain.setdefault(plain_name(name), name)
-    for part, usual in USUAL_NAMES.items():
-        found = next((plain[name] for name in usual if name in plain and plain[name] not in mapping), None)
-        if found is not None and part not in mapping.values():
-            mapping[found] = part
-    return {name: mapping[name] for name in dict.fromkeys(names) if name in mapping}
+        if extra.get(name):
+            found.setdefault(extra[name], name)
+    usual = {plain_name(name): name for name in reversed(names) if name not in extra}
+    for part, known in USUAL_NAMES.items():
+        own = [usual[name] for name in known if name in usual]
+        if own and part not in found:
+            found[part] = own[0]
+    parts = {name: part for part, name in found.items()}
+    return {name: parts[name] for name in dict.fromkeys(names) if name in parts}
 
 
 def plain_name(name: str) -> str:

@@ -33,7 +33,7 @@ def find_encoding(stream: BinaryIO, name: str) -> str:
     for mark, encoding in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_LE, "utf-16"), (codecs.BOM_BE, "utf-16")):
         if head.startswith(mark):
             return encoding
-    header = head[:32]  # ASCII in every file we can use, so in UTF-16 every other byte of it is zero
+    header = head.partition(b"\n")[0][:32]  # ASCII in every file we can use: in UTF-16 every other byte is zero
     for low, encoding in ((0, "utf-16-le"), (1, "utf-16-be")):
         if len(header) >= 4 and all(header[low::2]) and not any(header[1 - low :: 2]):
             return encoding

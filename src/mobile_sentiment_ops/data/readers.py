@@ -175,7 +175,7 @@ class _Pending:
             if encodable(text):
                 kept.append((line, row))
             else:
-                self.reject(line, f"undecodable: holds what is no {self.encoding.upper()}", text)
+                self.reject(line, f"undecodable: a part of it is no {self.encoding.upper()} text", text)
         self.lines, self.rows = [line for line, _ in kept], [row for _, row in kept]
 
 
@@ -233,7 +233,11 @@ def _reject_quotes(err: csv.Error, lines: Lines, pending: _Pending) -> None:
         ) from err
     line, text = lines.start, lines.held[0]
     lines.give_back(keep=1)
-    reason = "too_long: a field" if too_large else "quote: a quote inside a quoted field must be doubled"
+    reason = (
+        f"too_long: a field has more than {csv.field_size_limit():,} characters"
+        if too_large
+        else "quote: a quote inside a quoted field must be doubled"
+    )
     pending.reject(line, reason, text)
 
 

@@ -156,7 +156,7 @@ def canonical(rows: pl.DataFrame, *, app: str | None = None) -> pl.DataFrame:
             _review_id("review_link" in rows.columns),
             pl.col("app").fill_null(pl.lit(app, pl.Utf8())),
             pl.col("country").str.to_uppercase(),
-            _or_missing("language").str.to_lowercase().str.extract("^([a-z]{2,3})(?:[-_].*)?$"),
+            _language(),
             _rating(),
             _sentiment(),
         )
@@ -180,6 +180,15 @@ def _review_id(has_link: bool) -> pl.Expr:
     if not has_link:
         return pl.col("review_id")
     return pl.col("review_id").fill_null(pl.col("review_link").str.extract(r"(?i)review_?id=([^&#]+)"))
+
+
+def _language() -> pl.Expr:
+    """The language, and its script where that is told (`hi-Latn`), of a tag such as `pt_BR`."""
+    tag = _or_missing("language").str.to_lowercase().str.replace_all("_", "-", literal=True)
+    return tag.str.extract("^([a-z]{2,3}(?:-[a-z]{4})?)(?:-.*)?$").str.replace_many(_SCRIPTS)
+
+
+_SCRIPTS = {f"-{script.lower()}": f"-{script}" for script in ("Latn", "Cyrl", "Hans", "Hant")}
 
 
 def _rating() -> pl.Expr:
@@ -209,7 +218,8 @@ def _read_column(column: pl.Series) -> pl.Series:
     elif column.dtype in (pl.Datetime, pl.Date):
         found = column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     else:
-        found = read_times(column.cast(pl.Utf8(), strict=False))
+        texts = column.cast(pl.Utf8(), strict=False).to_frame()
+        found = read_times(texts.select(_or_missing(column.name)).to_series())
     return found.set(~found.dt.year().is_between(*_YEARS), None).alias(column.name)
 
 
@@ -235,7 +245,7 @@ def read_times(texts: pl.Series) -> pl.Series:
     if found.null_count() > texts.null_count():
         rest = texts.set(found.is_not_null(), None).to_list()
         day_first = _day_first(rest)
-        found = found.fill_null(pl.Series([text and _read_time(text, day_first) for text in rest], dtype=TIME))
+        found = found.fill_null(pl.Series([_read_time(text, day_first) if text else None for text in rest], dtype=TIME))
     return found
 
 
