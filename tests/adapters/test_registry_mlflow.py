@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mobile_sentiment_ops.adapters.registry_mlflow import RECORDING, MlflowRegistry
-from mobile_sentiment_ops.errors import StoreError, Unavailable
+from mobile_sentiment_ops.errors import NotFound, StoreError, Unavailable
 from mobile_sentiment_ops.ports import TrainingRun
 from mobile_sentiment_ops.settings import Mlflow
 
@@ -135,6 +135,8 @@ def test_versions_that_others_registered_are_left_alone(
     theirs = client.create_logged_model(client.get_run(run_id).info.experiment_id, name="theirs").model_id
     client.create_model_version(mlflow_settings.registered_model, source=f"models:/{theirs}", model_id=theirs)
     assert [version.version for version in registry.versions()] == ["1"]
+    with pytest.raises(NotFound, match="model version 2"):
+        registry.download("2")
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ MANNERS = {
 """What the client reads from the environment: by default it retries for four minutes, and reports
 its use to its makers. Values that are already set stay."""
 
+SIGNS_OF_NOTHING = ("RESOURCE_DOES_NOT_EXIST", "404 Client Error", "'version' must be an integer")
 RECORDING = "mso.recording_since"
 LOST_AFTER = timedelta(minutes=10)
 
@@ -285,8 +286,8 @@ class MlflowRegistry:
             yield client
         except MlflowException as err:
             said = str(err).strip().partition("\n")[0]
-            if err.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND") or "'version' must be an integer" in said:
-                raise NotFound(f"MLflow at {self._uri} does not know {what}: {said}") from err
+            if any(sign in f"{err.error_code} {err}" for sign in SIGNS_OF_NOTHING):
+                raise NotFound(f"MLflow at {self._uri} does not have {what}: {said}") from err
             if err.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
                 raise Unavailable(f"MLflow at {self._uri} failed: {said}") from err
             raise StoreError(f"MLflow at {self._uri} refused: {said}") from err
