@@ -23,40 +23,16 @@ MIN_CHARS = 5
 MAX_CHARS = 300
 """The start of a text is enough."""
 
+_TABLE = """
+    latin 0041-024F 1E00-1EFF; cyrillic 0400-052F; arabic 0600-06FF 0750-077F FB50-FDFF FE70-FEFE; devanagari 0900-097F
+    el 0370-03FF; hy 0530-058F; he 0590-05FF; bn 0980-09FF; pa 0A00-0A7F; gu 0A80-0AFF; or 0B00-0B7F; ta 0B80-0BFF
+    te 0C00-0C7F; kn 0C80-0CFF; ml 0D00-0D7F; si 0D80-0DFF; th 0E00-0E7F; lo 0E80-0EFF; my 1000-109F; ka 10A0-10FF
+    am 1200-137F; km 1780-17FF; ko 1100-11FF AC00-D7AF; ja 3040-30FF; zh 3400-4DBF 4E00-9FFF
+"""
 _SCRIPTS = sorted(
-    [
-        (0x0041, 0x024F, "latin"),
-        (0x1E00, 0x1EFF, "latin"),
-        (0x0370, 0x03FF, "el"),
-        (0x0400, 0x052F, "cyrillic"),
-        (0x0530, 0x058F, "hy"),
-        (0x0590, 0x05FF, "he"),
-        (0x0600, 0x06FF, "arabic"),
-        (0x0750, 0x077F, "arabic"),
-        (0xFB50, 0xFDFF, "arabic"),
-        (0xFE70, 0xFEFE, "arabic"),
-        (0x0900, 0x097F, "devanagari"),
-        (0x0980, 0x09FF, "bn"),
-        (0x0A00, 0x0A7F, "pa"),
-        (0x0A80, 0x0AFF, "gu"),
-        (0x0B00, 0x0B7F, "or"),
-        (0x0B80, 0x0BFF, "ta"),
-        (0x0C00, 0x0C7F, "te"),
-        (0x0C80, 0x0CFF, "kn"),
-        (0x0D00, 0x0D7F, "ml"),
-        (0x0D80, 0x0DFF, "si"),
-        (0x0E00, 0x0E7F, "th"),
-        (0x0E80, 0x0EFF, "lo"),
-        (0x1000, 0x109F, "my"),
-        (0x10A0, 0x10FF, "ka"),
-        (0x1100, 0x11FF, "ko"),
-        (0xAC00, 0xD7AF, "ko"),
-        (0x1200, 0x137F, "am"),
-        (0x1780, 0x17FF, "km"),
-        (0x3040, 0x30FF, "ja"),
-        (0x3400, 0x4DBF, "zh"),
-        (0x4E00, 0x9FFF, "zh"),
-    ]
+    (int(first, 16), int(last, 16), script)
+    for script, *ranges in map(str.split, re.split("[;\n]", _TABLE.strip()))
+    for first, last in (span.split("-") for span in ranges)
 )
 """First and last code point of what each script is written with. A script of one language among
 reviews goes by that language's name."""
