@@ -13,8 +13,9 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -116,11 +117,32 @@ class Gate(Section):
     min_test_rows: int = Field(200, ge=10, description="fewest rows a verdict may rest on")
 
 
+DemoEventKind = Literal["bad_release", "new_language", "new_slang", "spam", "bombing", "new_meaning"]
+SmallShare = Annotated[float, Field(ge=0.0, le=0.4)]
+
+
 class Demo(Section):
-    """The generated demo world (docs/demo-world.md)."""
+    """The generated demo world (docs/demo-world.md). A share is one of reviews."""
 
     seed: int = Field(7, ge=0, description="seed of the demo world")
     reviews: int = Field(26_000, ge=100, description="about how many reviews it holds")
+    start: date = Field(date(2025, 4, 1), description="its first day, the first of a month")
+    months: int = Field(18, ge=12, le=60, description="how long it lasts")
+    events: tuple[DemoEventKind, ...] = Field(get_args(DemoEventKind), description="kinds of events that happen in it")
+    negative_share: SmallShare = Field(0.25, description="negative reviews without events")
+    neutral_share: SmallShare = Field(0.135, description="neutral reviews")
+    mixed_share: SmallShare = Field(0.15, description="reviews that also say the opposite")
+    short_share: SmallShare = Field(0.05, description="reviews of a word or two")
+    contrary_stars: SmallShare = Field(0.02, description="reviews with stars that contradict the text")
+    typo_share: Share = Field(0.12, description="reviews with a mistyped word")
+    emoji_share: Share = Field(0.16, description="reviews with emoji")
+    bad_release_negative: Share = Field(0.65, description="negative reviews of the bad version")
+    bad_release_surge: float = Field(2.0, ge=1.0, le=10.0, description="reviews of that app, as a multiple of usual")
+    language_share: SmallShare = Field(0.13, description="reviews in the arriving language, once it is there")
+    slang_share: SmallShare = Field(0.12, description="reviews whose feeling is a new slang word, once it is there")
+    meaning_share: SmallShare = Field(0.07, description="reviews whose feeling is the word that changes its meaning")
+    spam_share: SmallShare = Field(0.20, description="advertisements during the spam wave")
+    bombing_share: SmallShare = Field(0.30, description="bombing reviews during the review bombing")
 
 
 class Logs(Section):
