@@ -127,6 +127,16 @@ def test_a_field_beyond_the_parsers_limit_costs_one_line() -> None:
     assert rejected(batch) == {2: "too_long"}
 
 
+def test_batches_are_bounded_when_every_row_is_bad() -> None:
+    found = list(batches("text,stars\n" + "ragged\n" * 25, batch_rows=10))
+    assert [len(batch.rejected) for batch in found] == [10, 10, 5]
+
+
+def test_blank_lines_before_the_header_are_passed_over() -> None:
+    batch = read("\n  \n,\ntext,stars\ngood,5\n")
+    assert (texts(batch), batch.lines) == (["good"], [5])
+
+
 def test_rejected_rows_are_kept_bounded() -> None:
     batch = read(f"text,stars\n{'a' * 90_000},1,2\nok,3\n")
     assert len(batch.rejected[0].row) == 500
@@ -204,6 +214,12 @@ def test_parquet_keeps_its_types_and_numbers_its_rows() -> None:
     assert list(batch.lines) == [1, 2]
 
 
+def test_nested_columns_of_parquet_are_not_taken_for_text() -> None:
+    file = io.BytesIO()
+    pl.DataFrame({"review": [{"stars": 1}], "body": ["good"], "raw": [b"x"]}).write_parquet(file)
+    assert read(file.getvalue()).mapping == {"body": "review_text"}
+
+
 # --- files that cannot be read at all
 
 
@@ -220,6 +236,8 @@ def test_parquet_keeps_its_types_and_numbers_its_rows() -> None:
         ("text,stars\nотличное приложение,5\nне работает,1\n".encode("cp1251"), "is not UTF-8, UTF-16 or Western"),
         ("text,stars\nfine,5\n".encode("utf-16")[:-1], "damaged utf-16 text after line"),
         (b'text,stars\ngood,5\n"never closed,1\nok,3\n', "line 3: a quote is opened and never closed"),
+        (b'"text,stars\ngood,5\n', "a quote is out of place in the first line"),
+        (b",,\n,,\n", "reviews.csv is empty"),
         (b'{\n "data": [\n', "starts as JSON and is none"),
         (b'{"stars": 1}\n', "no column holds the review's text; found 'stars'"),
     ],
@@ -245,7 +263,7 @@ def test_the_stream_stays_open_for_its_owner() -> None:
 # --- properties
 
 
-field = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=30)
+field = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t"), max_size=30)
 
 
 @given(st.lists(st.tuples(field, field), max_size=8), st.sampled_from([",", ";", "\t", "|"]))

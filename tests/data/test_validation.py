@@ -171,6 +171,18 @@ def test_rejects_of_the_reader_and_of_the_rules_come_by_line() -> None:
     assert [reason.split(":")[0] for reason in reasons] == ["1 ragged", "2 blank_text"]
 
 
+any_text = st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"]), max_size=12))
+
+
+@given(st.lists(st.fixed_dictionaries(dict.fromkeys(["review_text", *REVIEW_SCHEMA, "author"], any_text)), min_size=1))
+@settings(max_examples=60, deadline=None)
+def test_every_row_is_kept_or_rejected_once(rows: list[dict[str, str | None]]) -> None:
+    frame = pl.DataFrame(rows, schema=dict.fromkeys(rows[0], pl.Utf8))
+    found = check(Batch(frame, range(frame.height), {}), "may.csv")
+    assert found.reviews.height + found.rejects.height == frame.height
+    assert found.rejects["rule"].null_count() == found.rejects["line"].is_duplicated().sum() == 0
+
+
 def test_a_rejected_row_never_shows_its_author() -> None:
     frame = pl.DataFrame({"review_text": ["bad"], "author": ["Ann"], "rating": ["9"]})
     found = check(Batch(frame, [2], {}), "may.csv")

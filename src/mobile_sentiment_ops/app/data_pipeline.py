@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 import polars as pl
 import structlog
 
-from mobile_sentiment_ops.data.columns import USUAL_NAMES, recognise
+from mobile_sentiment_ops.data.columns import USUAL_NAMES, recognise, require_text
 from mobile_sentiment_ops.data.dataset import Dataset, build_dataset
 from mobile_sentiment_ops.data.duplicates import KeySet, SeenReviews, identify, row_keys
 from mobile_sentiment_ops.data.language import detect_languages
@@ -83,7 +83,7 @@ class DataHandler:
         self, name: str, frames: Iterable[pl.DataFrame], *, progress: Progress | None = None
     ) -> IngestReport:
         """The same for rows that are made or fetched: frames with columns of REVIEW_SCHEMA."""
-        return self._take_in({name: _numbered(frames, self._settings.batch_rows)}, None, progress)
+        return self._take_in({name: _numbered(name, frames, self._settings.batch_rows)}, None, progress)
 
     def _read(self, source: str, extra: Mapping[str, str]) -> Iterator[Batch]:
         known = partial(recognise, extra=extra)
@@ -197,13 +197,14 @@ class DataHandler:
 _REJECT = ["source", "line", "reason", "row"]
 
 
-def _numbered(frames: Iterable[pl.DataFrame], batch_rows: int) -> Iterator[Batch]:
+def _numbered(name: str, frames: Iterable[pl.DataFrame], batch_rows: int) -> Iterator[Batch]:
     """Frames as a reader's batches: rows are numbered from 1."""
     row = 1
     for frame in frames:
-        known = [name for name in frame.columns if name in USUAL_NAMES]
-        for rows in frame.select(known).iter_slices(batch_rows):
-            yield Batch(rows, range(row, row + rows.height), dict(zip(known, known, strict=True)))
+        mapping = {column: column for column in frame.columns if column in USUAL_NAMES}
+        require_text(name, frame.columns, mapping)
+        for rows in frame.select(mapping).iter_slices(batch_rows):
+            yield Batch(rows, range(row, row + rows.height), mapping)
             row += rows.height
 
 

@@ -34,7 +34,7 @@ from mobile_sentiment_ops.errors import UnreadableFile
 from mobile_sentiment_ops.types import Rejected
 
 DELIMITERS = (",", ";", "\t", "|")
-MAX_DOCUMENT_LINES = 1_000_000
+MAX_DOCUMENT_CHARS = 256 * 2**20
 MAX_ROW_CHARS = 500
 """How much of a rejected row is kept."""
 
@@ -116,7 +116,7 @@ def _read_parquet(stream: BinaryIO, name: str, recognise: Recogniser, batch_rows
     row = 1
     try:
         file = pq.ParquetFile(stream)
-        names = file.schema_arrow.names
+        names = [column.name for column in file.schema_arrow if not pa.types.is_nested(column.type)]
         mapping = recognise(names)
         require_text(name, names, mapping)
         for found in file.iter_batches(batch_size=batch_rows, columns=list(mapping)):
@@ -184,7 +184,7 @@ class _Pending:
 
 def _read_csv(lines: Lines, name: str, recognise: Recogniser, batch_rows: int) -> Iterator[Batch]:
     reader = csv.reader(lines, delimiter=_find_delimiter(lines.peek(1)[0], recognise), strict=True)
-    header = [column.strip() for column in next(row for row in reader if row)]
+    header = _read_header(reader, name)
     mapping = recognise(header)
     require_text(name, header, mapping)
     picks = [header.index(column) for column in mapping]
@@ -203,9 +203,20 @@ def _read_csv(lines: Lines, name: str, recognise: Recogniser, batch_rows: int) -
             pending.lines.append(lines.start)
         elif row and not (text := "".join(lines.held)).isspace():
             pending.reject(lines.start, f"ragged: has {len(row)} fields, the header has {len(header)}", text)
-        if len(pending.rows) >= batch_rows:
+        if len(pending.rows) + len(pending.rejected) >= batch_rows:
             yield pending.batch()
     yield pending.batch()
+
+
+def _read_header(reader: Iterator[list[str]], name: str) -> list[str]:
+    try:
+        for row in reader:
+            header = [column.strip() for column in row]
+            if any(header):
+                return header
+    except csv.Error as err:
+        raise UnreadableFile(f"{name}: a quote is out of place in the first line, which names the columns") from err
+    raise _empty(name)
 
 
 def _find_delimiter(header: str, recognise: Recogniser) -> str:
@@ -280,9 +291,14 @@ def _json_lines(lines: Lines) -> Iterator[Record]:
 
 def _document(lines: Lines, name: str) -> Iterator[Record]:
     """The reviews of one document, which is read whole; they count as lines 1, 2, 3, ..."""
-    text = "".join(itertools.islice(lines, MAX_DOCUMENT_LINES))
+    parts, size = [], 0
+    for line in lines:
+        parts.append(line)
+        size += len(line)
+        if size > MAX_DOCUMENT_CHARS:
+            raise UnreadableFile(f"{name} is one JSON document, and too large for one; write one object a line")
     try:
-        value = json.loads(text)
+        value = json.loads("".join(parts))
     except (ValueError, RecursionError) as err:
         raise UnreadableFile(
             f"{name} starts as JSON and is none: {err}; expected one object a line, or one list of objects"
