@@ -203,7 +203,7 @@ def _numbered(name: str, frames: Iterable[pl.DataFrame], batch_rows: int) -> Ite
     for frame in frames:
         mapping = {column: column for column in frame.columns if column in USUAL_NAMES}
         require_text(name, frame.columns, mapping)
-        for rows in frame.select(mapping).iter_slices(batch_rows):
+        for rows in frame.select(list(mapping)).iter_slices(batch_rows):
             yield Batch(rows, range(row, row + rows.height), mapping)
             row += rows.height
 
