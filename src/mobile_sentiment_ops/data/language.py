@@ -24,7 +24,7 @@ MAX_CHARS = 300
 """The start of a text is enough."""
 
 _TABLE = """
-    latin 0041-024F 1E00-1EFF; cyrillic 0400-052F; arabic 0600-06FF 0750-077F FB50-FDFF FE70-FEFE; devanagari 0900-097F
+    cyrillic 0400-052F; arabic 0600-06FF 0750-077F FB50-FDFF FE70-FEFE; devanagari 0900-097F
     el 0370-03FF; hy 0530-058F; he 0590-05FF; bn 0980-09FF; pa 0A00-0A7F; gu 0A80-0AFF; or 0B00-0B7F; ta 0B80-0BFF
     te 0C00-0C7F; kn 0C80-0CFF; ml 0D00-0D7F; si 0D80-0DFF; th 0E00-0E7F; lo 0E80-0EFF; my 1000-109F; ka 10A0-10FF
     am 1200-137F; km 1780-17FF; ko 1100-11FF AC00-D7AF; ja 3040-30FF; zh 3400-4DBF 4E00-9FFF
@@ -85,13 +85,13 @@ def _detect(text: str) -> str | None:
 
 def _script(text: str) -> str | None:
     """The script of at least a third of the letters that is not Latin; else Latin; else None."""
-    if text.isascii():
-        return "latin" if _WORD.search(text) else None
-    counts = Counter(script for char in text if (script := _script_of(ord(char))) is not None)
-    others = sorted((count, script) for script, count in counts.items() if script != "latin")
-    if others and others[-1][0] >= counts.total() / 3:
-        return "ja" if others[-1][1] == "zh" and "ja" in counts else others[-1][1]
-    return "latin" if counts else None
+    other = [] if text.isascii() else _OTHER_LETTER.findall(text)
+    counts = Counter(script for char in other if (script := _script_of(ord(char))) is not None)
+    if counts:
+        script, count = min(counts.items(), key=lambda found: (-found[1], found[0]))
+        if count >= (counts.total() + len(_LATIN_LETTER.findall(text))) / 3:
+            return "ja" if script == "zh" and "ja" in counts else script
+    return "latin" if _LATIN_LETTER.search(text) else None
 
 
 def _script_of(code: int) -> str | None:
@@ -99,6 +99,8 @@ def _script_of(code: int) -> str | None:
     return script if first <= code <= last else None
 
 
+_LATIN_LETTER = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
+_OTHER_LETTER = re.compile("[\u0370-\u1dff\u3040-\ud7af\ufb50-\ufefe]")  # emoji, the usual company of ASCII, are none
 _WORD = re.compile(r"[^\W\d_]+")
 
 

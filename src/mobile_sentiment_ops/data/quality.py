@@ -182,17 +182,16 @@ def _opposite(positive: pl.Series, negative: pl.Series, reviews: pl.DataFrame) -
 
 
 def _text_burst(reviews: pl.DataFrame) -> Finding:
-    counts = (
-        reviews.filter(pl.col("key").str.count_matches(" ") >= BURST_WORDS, pl.col("submitted_at").is_not_null())
-        .group_by("app", pl.col("submitted_at").dt.date().alias("day"), "key")
-        .len()
-        .sort("len", "day", "key", descending=[True, False, False])
-    )
     if reviews["submitted_at"].is_null().all():
         return Finding("burst/text", None, MAX_TEXT_BURST, "no review has a date")
-    app, day, key, count = counts.row(0) if counts.height else (None, None, "", 0)
-    sentence = f"one text came {count} times on {day} for {app}: '{key[:60]}'" if count else "no longer text came twice"
-    return Finding("burst/text", count, MAX_TEXT_BURST, sentence)
+    longer = reviews.filter(pl.col("key").str.count_matches(" ") >= BURST_WORDS, pl.col("submitted_at").is_not_null())
+    groups = longer.group_by("app", pl.col("submitted_at").dt.date().alias("day"), "key")
+    counts = groups.agg(pl.len().alias("count"), pl.col("review_text").first().alias("text"))
+    worst = counts.sort("count", "day", "key", descending=[True, False, False]).head(1).to_dicts()
+    sentence = "no longer text came twice"
+    for found in worst:
+        sentence = "one text came {count} times on {day} for {app}: '{text:.60}'".format_map(found)
+    return Finding("burst/text", worst[0]["count"] if worst else 0, MAX_TEXT_BURST, sentence)
 
 
 class AuthorDays:
