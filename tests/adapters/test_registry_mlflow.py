@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mobile_sentiment_ops.adapters.registry_mlflow import RECORDING, MlflowRegistry
+from mobile_sentiment_ops.adapters.registry_mlflow import LOADER, RECORDING, MlflowRegistry
 from mobile_sentiment_ops.errors import NotFound, StoreError, Unavailable
 from mobile_sentiment_ops.ports import TrainingRun
 from mobile_sentiment_ops.settings import Mlflow
@@ -137,6 +138,36 @@ def test_versions_that_others_registered_are_left_alone(
     assert [version.version for version in registry.versions()] == ["1"]
     with pytest.raises(NotFound, match="model version 2"):
         registry.download("2")
+
+
+LOAD_AS_ANY_USER = """
+import sys, types
+from pathlib import Path
+import mlflow, pandas
+class Opened:
+    def __init__(self, path): self.path = Path(path)
+    def predict(self, frame):
+        sizes = [str(file.stat().st_size) for file in sorted(self.path.rglob("*")) if file.is_file()]
+        return pandas.DataFrame({"sentiment": [",".join([*frame.columns, *sizes])] * len(frame)})
+stand_in = types.ModuleType(sys.argv[3])
+stand_in._load_pyfunc = Opened
+sys.modules[sys.argv[3]] = stand_in
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+print(*model.predict(pandas.DataFrame({"stars": [5, 1], "review_text": ["good", "bad"]}))["sentiment"])
+"""
+
+
+def test_any_user_loads_the_champion_by_its_alias(
+    registry: MlflowRegistry,
+    mlflow_settings: Mlflow,
+    training_run: Make,
+    start_python: Callable[..., subprocess.Popen[str]],
+) -> None:
+    registry.set_aliases({"champion": registry.record(training_run("lr")).version})
+    address = f"models:/{mlflow_settings.registered_model}@champion"
+    user = start_python(LOAD_AS_ANY_USER, mlflow_settings.tracking_uri, address, LOADER)
+    assert user.communicate(timeout=60)[0].split() == ["review_text,2,2,256"] * 2
 
 
 @pytest.fixture
