@@ -51,10 +51,10 @@ class ProcessLauncher:
 
     def alive(self, pid: int) -> bool:
         """Whether that process runs and is one of ours: a pid may have gone to another program."""
-        self._reap()
         try:
             process = psutil.Process(pid)
             if process.status() == psutil.STATUS_ZOMBIE:
+                self._reap()
                 return False
             words = tuple(process.cmdline())
         except (psutil.NoSuchProcess, psutil.AccessDenied):  # denied: somebody else's
