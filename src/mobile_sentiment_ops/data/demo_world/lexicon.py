@@ -150,12 +150,16 @@ def entries(language: str) -> set[str]:
     return {_FORM.sub("", entry) for found in lists for entry in found}
 
 
-def templates_as_markdown() -> str:
-    """Every template of every language and every plan of a review, for docs/demo-world.md."""
-    lines: list[str] = []
+def document(page: str) -> str:
+    """The page with the part between its two markers written anew: every template of every language.
+
+    `page` is docs/demo-world.md; a test compares the two.
+    """
+    lines = []
     for language in LANGUAGES:
-        lines += [f"### {language}: {len(entries(language))} entries"]
+        lines += [f"### {language}: {len(entries(language)):,} entries", ""]
         for group, templates in lexicon(language).raw["templates"].items():
             lines += [f"- **{group}**: " + " · ".join(f"`{template}`" for template in templates)]
         lines += [""]
-    return "\n".join(lines)
+    before, marker, rest = page.partition("<!-- templates: written by `make docs` -->\n")
+    return before + marker + "\n".join(lines) + rest[rest.index("<!-- end of templates -->") :]

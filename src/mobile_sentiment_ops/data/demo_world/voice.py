@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -126,7 +126,7 @@ def misspell(text: str, dice: Dice) -> str:
     """The text with one long word mistyped: a letter dropped, doubled or swapped with the next.
 
     >>> misspell("terrible", Dice(3))
-    'terrble'
+    'terirble'
     """
     words = text.split(" ")
     long = [at for at, word in enumerate(words) if len(word) > 4 and not any(char.isdigit() for char in word)]
@@ -134,9 +134,8 @@ def misspell(text: str, dice: Dice) -> str:
         return text
     at = dice.pick(long)
     word = words[at]
-    spots = [spot for spot in range(1, len(word) - 1) if word[spot].isalpha() and word[spot + 1].isalpha()]
-    if spots:
-        spot = dice.pick(spots)
-        a, b = word[spot], word[spot + 1]
+    pairs = [(spot, a, b) for spot, (a, b) in enumerate(pairwise(word)) if spot and (a + b).isalpha() and a != b]
+    if pairs:
+        spot, a, b = dice.pick(pairs)
         words[at] = word[:spot] + dice.pick((b, a + a + b, b + a)) + word[spot + 2 :]
     return " ".join(words)

@@ -46,7 +46,7 @@ def generate(demo: Demo) -> DemoWorld:
 
     >>> made = generate(Demo(seed=3, reviews=300))
     >>> made.reviews["review_id"][0], made.events[1].name
-    ('demo-3-000-00', 'new-language')
+    ('demo-3-001-00', 'new-language')
     """
     plan = calendar(demo)
     rows = [row for _, found in _days(demo, plan) for row in found]
