@@ -31,7 +31,7 @@ def test_flags_win_over_environment_over_first_version_names_over_file(tmp_path:
 @pytest.mark.parametrize(("variable", "key"), sorted(FIRST_VERSION_VARIABLES.items()))
 def test_every_variable_of_the_first_version_sets_its_setting(variable: str, key: str) -> None:
     found = resolve_settings(environment={variable: "given"})
-    assert dict((name, (str(value), layer)) for name, value, layer in found.rows())[key] == ("given", variable)
+    assert {name: (str(value), layer) for name, value, layer in found.rows()}[key] == ("given", variable)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_every_variable_of_the_first_version_sets_its_setting(variable: str, key
     ],
 )
 def test_a_wrong_variable_is_named_with_what_was_found(environment: dict[str, str], said: str) -> None:
-    with pytest.raises(SettingsError, match="config show|JSON") as caught:
+    with pytest.raises(SettingsError, match=r"config show|JSON") as caught:
         resolve_settings(environment=environment)
     assert said in str(caught.value)
 

@@ -55,6 +55,7 @@ class Api(Section):
     max_json_bytes: int = Field(1_048_576, ge=1024, description="largest JSON body")
     max_csv_bytes: int = Field(52_428_800, ge=1024, description="largest CSV upload")
     max_json_rows: int = Field(10_000, ge=1, description="most reviews in one JSON request")
+    max_csv_rows: int = Field(1_000_000, ge=1, description="most rows in one CSV upload")
     max_text_chars: int = Field(20_000, ge=1, description="longest review, in characters")
 
 

@@ -1,0 +1,217 @@
+"""JSON bodies as they come in: strictly parsed, checked, and every fault named by its place.
+
+JSON is refused where readers of it differ: NaN and Infinity, half surrogate pairs, a key given
+twice. Fields that nobody knows are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
+
+from mobile_sentiment_ops.app.prediction import Review
+from mobile_sentiment_ops.app.problems import Problem
+
+Body = TypeVar("Body")
+
+
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except OverflowError as err:
+        raise ValueError("the year is out of range") from err
+
+
+Name = Annotated[str | None, Field(max_length=256)]
+
+
+class ReviewBody(BaseModel):
+    """One review, with as much about it as is known."""
+
+    review_text: str = Field(
+        validation_alias=AliasChoices("review_text", "text"), description="the text to judge; `text` is understood too"
+    )
+    review_id: Name = Field(None, description="your id of the review; made from the text when absent")
+    app: Name = Field(None, description="the app")
+    version: Name = Field(None, description="the version of the app")
+    language: Name = Field(None, description="language tag")
+    rating: Annotated[int | None, Field(ge=1, le=5)] = Field(None, description="stars")
+    submitted_at: Annotated[datetime, AfterValidator(_in_utc)] | None = Field(
+        None, description="when it was written, ISO 8601; UTC where no zone is given"
+    )
+
+    def review(self) -> Review:
+        return Review(
+            self.review_text, self.review_id, self.app, self.version, self.language, self.rating, self.submitted_at
+        )
+
+
+class TextBody(BaseModel):
+    """The first version's body."""
+
+    text: str = Field(description="the text to judge")
+
+
+_REVIEW = TypeAdapter(ReviewBody)
+_REVIEWS = TypeAdapter(list[ReviewBody])
+_TEXTS = TypeAdapter(list[str])
+_TEXT = TypeAdapter(TextBody)
+
+
+def read_reviews(body: bytes, *, max_rows: int) -> list[Review]:
+    """The reviews of a JSON body: `{"reviews": [...]}`, `{"texts": [...]}`, or one review itself.
+
+    >>> read_reviews(b'{"texts": ["Love it", "Crashes"]}', max_rows=10)[1].text
+    'Crashes'
+    >>> read_reviews(b'{"reviews": [{"review_text": "Slow", "rating": 9}]}', max_rows=10)
+    Traceback (most recent call last):
+    mobile_sentiment_ops.app.problems.Problem: reviews[0].rating: input should be less than or equal to 5
+    """
+    value = _read_object(body)
+    given = [form for form in ("reviews", "texts") if form in value]
+    if not given:
+        return [_checked(_REVIEW, value, "").review()]
+    if len(given) > 1:
+        raise _faulty("texts", "is given beside reviews, expected one of them")
+    form, rows = given[0], value[given[0]]
+    if isinstance(rows, list) and len(rows) > max_rows:
+        raise Problem(413, f"{form} has {len(rows):,} rows, expected at most {max_rows:,}; send them in parts")
+    if rows == []:
+        raise _faulty(form, "is empty, expected at least one review")
+    if form == "texts":
+        return [Review(text) for text in _checked(_TEXTS, rows, form)]
+    return [review.review() for review in _checked(_REVIEWS, rows, form)]
+
+
+def read_text(body: bytes) -> str:
+    """The text of the first version's body, `{"text": ...}`."""
+    return _checked(_TEXT, _read_object(body), "").text
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    value = read_json(body)
+    if not isinstance(value, dict):
+        raise Problem(422, f"the body is {_named(value)}, expected a JSON object")
+    return value
+
+
+def _named(value: object) -> str:
+    names: dict[type, str] = {list: "a list", str: "a string", type(None): "null", bool: "a boolean"}
+    return names.get(type(value), "a number")
+
+
+def _checked(expected: TypeAdapter[Body], value: object, place: str) -> Body:
+    try:
+        return expected.validate_python(value)
+    except ValidationError as err:
+        found = err.errors(include_url=False, include_input=False, include_context=False)
+        faults = [(_place(place, fault["loc"]), fault["msg"][:1].lower() + fault["msg"][1:]) for fault in found]
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise Problem(
+            422,
+            f"{faults[0][0]}: {faults[0][1]}{more}",
+            errors=[{"field": field, "problem": problem} for field, problem in faults],
+        ) from err
+
+
+def _place(start: str, parts: Sequence[int | str]) -> str:
+    """
+    >>> _place("reviews", (3, "rating"))
+    'reviews[3].rating'
+    """
+    for part in parts:
+        start += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return start.lstrip(".")
+
+
+# --- strict JSON
+
+
+def read_json(body: bytes) -> Any:
+    """The value of a JSON text; a Problem that says what is wrong and where.
+
+    >>> read_json(b'{"rating": [4, NaN]}')
+    Traceback (most recent call last):
+    mobile_sentiment_ops.app.problems.Problem: rating[1]: NaN is no JSON value
+    """
+    constants: list[_Constant] = []
+
+    def constant(name: str) -> _Constant:
+        constants.append(_Constant(name))
+        return constants[-1]
+
+    try:
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=constant, object_pairs_hook=_object)
+    except UnicodeDecodeError as err:
+        raise Problem(400, f"the body is no UTF-8 text: {err.reason} at byte {err.start}") from err
+    except json.JSONDecodeError as err:
+        where = {"line": err.lineno, "column": err.colno, "problem": err.msg}
+        raise Problem(400, f"the body is no JSON: {err}", errors=[where]) from err
+    except RecursionError as err:
+        raise Problem(400, "the body is nested too deeply") from err
+    except ValueError as err:  # a number of thousands of digits
+        raise Problem(400, f"the body holds a number that cannot be read: {err}") from err
+    if constants or _HALF_PAIR.search(body):
+        for found, path in _leaves(value):
+            if isinstance(found, _Constant):
+                raise _faulty(_unrolled(path), f"{found.name} is no JSON value", status=400)
+            if isinstance(found, str) and _SURROGATE.search(found):
+                raise _faulty(_unrolled(path), "holds half of a surrogate pair, expected valid Unicode", status=400)
+    return value
+
+
+class _Constant:
+    """NaN or Infinity, where it stood."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise _faulty(twice, "is given twice in one object", status=400)
+    return found
+
+
+_Path = tuple[Any, int | str] | None
+"""Where a value stands: the path of what holds it, and its key or index there."""
+
+
+def _leaves(value: object) -> Iterator[tuple[object, _Path]]:
+    """Every key, and every value that holds no others, with its path."""
+    waiting: list[tuple[object, _Path]] = [(value, None)]
+    while waiting:
+        found, path = waiting.pop()
+        if isinstance(found, dict):
+            for key, item in found.items():
+                yield key, (path, key)
+                waiting.append((item, (path, key)))
+        elif isinstance(found, list):
+            waiting += [(item, (path, index)) for index, item in enumerate(found)]
+        else:
+            yield found, path
+
+
+def _unrolled(path: _Path) -> str:
+    parts: list[int | str] = []
+    while path is not None:
+        path, part = path
+        parts.append(part)
+    return _place("", parts[::-1]) or "the body"
+
+
+def _faulty(place: str, problem: str, *, status: int = 422) -> Problem:
+    place = place.encode("utf-8", "backslashreplace").decode()[:200]
+    return Problem(status, f"{place}: {problem}", errors=[{"field": place, "problem": problem}])

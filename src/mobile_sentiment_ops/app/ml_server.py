@@ -1,0 +1,490 @@
+"""The serving entry point: every route of the API, in one file.
+
+    POST /predict          a CSV file or a JSON batch of reviews -> their sentiment
+    POST /predict_json     one text, as the first version asked for it
+    GET  /model            the model that answers; /model/metrics its figures
+    POST /loadmodel        follow the champion now
+    POST /retrain          train in a process of its own; GET /jobs, /jobs/{id} how it goes
+    GET  /readyz           can it answer, and what is away; /healthcheck the same, /livez is it alive
+    GET  /metrics          figures for Prometheus
+    GET  /reports          the reports; /docs and /openapi.json this API
+
+A route parses, calls one handler method and renders. Work that computes or waits runs in threads, so
+that no request holds up another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Annotated, BinaryIO, cast
+
+import anyio
+import uvicorn
+from anyio import to_thread
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, Response, StreamingResponse
+
+import mobile_sentiment_ops
+from mobile_sentiment_ops.app import openapi as docs
+from mobile_sentiment_ops.app import pages
+from mobile_sentiment_ops.app.bodies import read_reviews, read_text
+from mobile_sentiment_ops.app.csv_answers import answer_csv, check_csv
+from mobile_sentiment_ops.app.edge import Edge, too_large
+from mobile_sentiment_ops.app.metrics import CONTENT_TYPE, Metrics
+from mobile_sentiment_ops.app.outbox import Outbox
+from mobile_sentiment_ops.app.prediction import Answer, Batch, PredictionHandler, Review
+from mobile_sentiment_ops.app.problems import RETRY, Problem
+from mobile_sentiment_ops.app.upkeep import Upkeep
+from mobile_sentiment_ops.bootstrap import Platform
+from mobile_sentiment_ops.errors import MsoError, NoModel
+from mobile_sentiment_ops.types import LABELS, Job
+
+DRIFT_HEADERS = {"X-Drift-Detected": "false", "X-Drift-Status": "no-reference"}
+"""Until a reference window exists there is nothing to compare with."""
+
+CSV_AT_ONCE = 2
+UPLOAD_IN_MEMORY_BYTES = 2**20
+CHUNK_BYTES = 2**18
+KEPT_LOG_CHARS = 4_000
+REPORT_POLICY = "sandbox allow-scripts"  # a report may draw with scripts, and may not act as this site
+
+routes = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the routes work with."""
+
+    platform: Platform
+    predictions: PredictionHandler
+    metrics: Metrics
+    outbox: Outbox
+    upkeep: Upkeep
+    csv_slots: anyio.CapacityLimiter
+
+
+def create_app(platform: Platform, *, train_if_missing: bool = True) -> FastAPI:
+    """The application over a platform; its lifespan starts and stops the upkeep.
+
+    With `train_if_missing`, a server that finds no champion schedules the training of one.
+    """
+    predictions = platform.predictions
+    outbox = Outbox(platform.workspace / "answers", platform.files)
+    train_first = partial(_train_first, platform) if train_if_missing else None
+    upkeep = Upkeep(predictions, outbox, platform.registry, train_first)
+    metrics = Metrics(predictions)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await to_thread.run_sync(upkeep.start)
+        try:
+            yield
+        finally:
+            await to_thread.run_sync(upkeep.stop)
+
+    app = FastAPI(
+        title="MobileSentimentOps",
+        description="Sentiment of app reviews, from a model that keeps itself trustworthy.",
+        version=mobile_sentiment_ops.__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses={"default": docs.PROBLEM},
+    )
+    app.state.parts = Parts(platform, predictions, metrics, outbox, upkeep, anyio.CapacityLimiter(CSV_AT_ONCE))
+    app.include_router(routes)
+    app.add_middleware(Edge, metrics=metrics, api=platform.settings.api)
+    app.add_exception_handler(Problem, _answer_problem)
+    app.add_exception_handler(MsoError, _answer_problem)
+    app.add_exception_handler(HTTPException, _answer_problem)
+    app.add_exception_handler(RequestValidationError, _answer_problem)
+    return app
+
+
+def serve(platform: Platform, *, train_if_missing: bool = True) -> None:
+    """Answer at the configured address until SIGTERM or Ctrl-C; requests in flight are finished."""
+    config = uvicorn.Config(
+        create_app(platform, train_if_missing=train_if_missing),
+        host=platform.settings.api.host,
+        port=platform.settings.api.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=60,
+        timeout_graceful_shutdown=30,
+    )
+    uvicorn.Server(config).run()
+
+
+# --- predict
+
+
+@routes.post("/predict", **docs.PREDICT)
+async def predict(request: Request) -> Response:
+    """Sentiment of many reviews.
+
+    Send a CSV file with a column `review_text` as the form field `file` (or as the body, `text/csv`) and get
+    the same rows back, or send JSON and get JSON. A row that cannot be judged says why in `error` and
+    spoils no other.
+    """
+    kind = _media_type(request)
+    if kind == "application/json":
+        body = await request.body()
+        return await to_thread.run_sync(_predict_json, _parts(request), body, request.state.request_id)
+    if kind in ("multipart/form-data", "text/csv"):
+        async with _upload(request, kind) as upload:
+            work = partial(_predict_csv, _parts(request), upload, request.state.request_id, request.state.own_id)
+            return await to_thread.run_sync(work, limiter=_parts(request).csv_slots)
+    raise _unsupported(kind, "multipart/form-data with a CSV file, text/csv or application/json")
+
+
+def _predict_json(parts: Parts, body: bytes, request_id: str) -> Response:
+    batch = parts.predictions.batch(request_id)
+    answers = _answers(parts, batch, read_reviews(body, max_rows=parts.platform.settings.api.max_json_rows))
+    if all(answer.fault for answer in answers):
+        errors = [{"field": f"reviews[{row}]", "problem": answer.fault} for row, answer in enumerate(answers)]
+        raise Problem(422, f"none of the {len(answers)} reviews can be predicted: {answers[0].fault}", errors=errors)
+    return _json(
+        {
+            "model_version": batch.live.version,
+            "request_id": request_id,
+            "predictions": [_shown(answer) for answer in answers],
+        },
+        headers=DRIFT_HEADERS,
+    )
+
+
+def _shown(answer: Answer) -> dict[str, object]:
+    found = answer.prediction
+    return {
+        "review_id": answer.review_id,
+        "prediction_id": answer.prediction_id,
+        "sentiment": found.label.value if found else None,
+        "confidence": found.confidence if found else None,
+        "probabilities": dict(zip(LABELS, found.probabilities, strict=True)) if found else None,
+        "error": answer.fault,
+    }
+
+
+def _predict_csv(parts: Parts, upload: UploadFile, request_id: str, own_id: str) -> Response:
+    """The answer as a file: kept for the bucket, and sent from there."""
+    api = parts.platform.settings.api
+    if (upload.size or 0) > api.max_csv_bytes:
+        raise too_large(api.max_csv_bytes)
+    batch = parts.predictions.batch(request_id)
+    stream, name = upload.file, (upload.filename or "the file")[:100]
+    check_csv(stream, name, api)
+    file_name = f"predicted_{own_id}.csv"
+    answered = parts.outbox.keep(file_name, lambda out: answer_csv(stream, name, partial(_answers, parts, batch), out))
+    return StreamingResponse(
+        _chunks(answered),
+        media_type="text/csv",
+        headers={
+            "Content-Disposition": f'attachment; filename="{file_name}"',
+            "Content-Length": str(answered.seek(0, 2)),
+            "X-Model-Version": batch.live.version,
+            **DRIFT_HEADERS,
+        },
+    )
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        file.seek(0)
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _answers(parts: Parts, batch: Batch, reviews: Sequence[Review]) -> list[Answer]:
+    answers = batch.predict(reviews)
+    parts.metrics.predictions(batch.live.version, answers)
+    return answers
+
+
+@asynccontextmanager
+async def _upload(request: Request, kind: str) -> AsyncIterator[UploadFile]:
+    """The CSV file of a request, on the disk as soon as it is large."""
+    if kind == "text/csv":
+        file = cast(BinaryIO, SpooledTemporaryFile(max_size=UPLOAD_IN_MEMORY_BYTES))  # noqa: SIM115 - closed below
+        upload = UploadFile(file, size=0, filename="the body")
+        try:
+            async for part in request.stream():
+                await upload.write(part)
+            await upload.seek(0)
+            yield upload
+        finally:
+            await upload.close()
+        return
+    async with request.form(max_files=1, max_fields=16) as form:
+        found = form.get("file")
+        if not isinstance(found, UploadFile):
+            shown = ", ".join(form) or "nothing"
+            problem = f"is no file; the form holds {shown}, expected a CSV file in the field file"
+            raise Problem(422, f"file: {problem}", errors=[{"field": "file", "problem": problem}])
+        yield found
+
+
+@routes.post("/predict_json", **docs.PREDICT_JSON)
+async def predict_json(request: Request) -> Response:
+    """Sentiment of one text."""
+    if (kind := _media_type(request)) != "application/json":
+        raise _unsupported(kind, "application/json")
+    body = await request.body()
+    return await to_thread.run_sync(_predict_text, _parts(request), body, request.state.request_id)
+
+
+def _predict_text(parts: Parts, body: bytes, request_id: str) -> Response:
+    batch = parts.predictions.batch(request_id)
+    text = read_text(body)
+    (answer,) = _answers(parts, batch, [Review(text)])
+    if answer.prediction is None:
+        raise Problem(422, f"text: {answer.fault}", errors=[{"field": "text", "problem": answer.fault}])
+    found = answer.prediction
+    return _json(
+        {
+            "text": text,
+            "prediction": found.label.value,
+            "confidence": found.confidence,
+            "probabilities": dict(zip(LABELS, found.probabilities, strict=True)),
+            "prediction_id": answer.prediction_id,
+            "model_version": batch.live.version,
+        },
+        headers=DRIFT_HEADERS,
+    )
+
+
+# --- the model
+
+
+@routes.get("/model", **docs.MODEL)
+def model(request: Request) -> Response:
+    """The model that answers now, and why it does."""
+    live = _parts(request).predictions.live()
+    dataset = live.card.get("dataset")
+    return _json(
+        {
+            "version": live.version,
+            "kind": live.champion.kind,
+            "promoted_at": live.champion.promoted_at,
+            "promoted_by": live.champion.actor,
+            "reason": live.champion.reason,
+            "previous_version": live.champion.previous_version,
+            "bundle_hash": live.champion.bundle_hash,
+            "trained_at": live.card.get("trained_at"),
+            "dataset": dataset,
+            "loaded_at": live.loaded_at,
+        }
+    )
+
+
+@routes.get("/model/metrics", **docs.MODEL_METRICS)
+def model_metrics(request: Request) -> Response:
+    """Figures of the live model on its own test rows."""
+    return _json(_parts(request).predictions.live().card["metrics"])
+
+
+@routes.post("/loadmodel", **docs.LOADMODEL)
+def load_model(request: Request) -> Response:
+    """Look for another champion now; a running server does so every second by itself."""
+    predictions = _parts(request).predictions
+    before = predictions.swaps
+    live = predictions.load()
+    return _json({"model_version": live.version, "changed": predictions.swaps > before})
+
+
+@routes.get("/loadmodel", include_in_schema=False)
+def load_model_by_get() -> Response:
+    """The first version loaded by GET."""
+    raise Problem(405, "loading a model changes the server: use POST /loadmodel", headers={"Allow": "POST"})
+
+
+# --- training
+
+
+@routes.post("/retrain", status_code=202, **docs.RETRAIN)
+def retrain(request: Request) -> Response:
+    """Train every configured kind on the newest reviews and promote what is better.
+
+    It runs in a process of its own, one at a time: while one is on its way its job is answered again.
+    """
+    job = _parts(request).platform.models.schedule_retrain()
+    status_url = f"/jobs/{job.job_id}"
+    body = {"status": "Retraining scheduled", "job_id": job.job_id, "status_url": status_url}
+    return _json(body, status=202, headers={"Location": status_url})
+
+
+@routes.get("/jobs", **docs.JOBS)
+def jobs(request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> Response:
+    """Jobs, newest first."""
+    found = _parts(request).platform.state.jobs(limit=limit)
+    return _json({"jobs": [{**_job(job), "log": ""} for job in found]})
+
+
+@routes.get("/jobs/{job_id}", **docs.JOB)
+def job(request: Request, job_id: str) -> Response:
+    """How one job goes: its state, progress, the end of its log, and its result."""
+    return _json(_job(_parts(request).platform.state.job(job_id)))
+
+
+def _job(job: Job) -> dict[str, object]:
+    return {**asdict(job), "log": job.log[-KEPT_LOG_CHARS:], "status_url": f"/jobs/{job.job_id}"}
+
+
+# --- health
+
+
+@routes.get("/livez", **docs.LIVEZ)
+async def livez() -> Response:
+    """Whether the process answers at all."""
+    return _json({"status": "alive"})
+
+
+@routes.get("/readyz", **docs.READYZ)
+def readyz(request: Request) -> Response:
+    """Whether it can predict, with what, and what is away meanwhile. 503 with the reason if it cannot."""
+    parts = _parts(request)
+    predictions = parts.predictions
+    away = {
+        "mlflow": {True: "reachable", False: "unreachable", None: "not asked yet"}[parts.upkeep.mlflow_reachable],
+        "spool_depth": predictions.spool_depth(),
+        "predictions_table": predictions.drain_fault or "ok",
+        "bucket": parts.outbox.fault or "ok",
+    }
+    try:
+        version = predictions.live().version
+    except NoModel as err:
+        raise Problem(503, str(err), headers=RETRY, more=away) from err
+    model = predictions.reason or "the champion"
+    return _json({"status": "ready", "model_version": version, "model": model, **away})
+
+
+@routes.get("/healthcheck", **docs.READYZ)
+def healthcheck(request: Request) -> Response:
+    """The same as /readyz, under the first version's name."""
+    return readyz(request)
+
+
+@routes.get("/metrics", **docs.METRICS)
+def metrics(request: Request) -> Response:
+    """Figures of this process in Prometheus' text format."""
+    return Response(_parts(request).metrics.text(), media_type=CONTENT_TYPE)
+
+
+# --- reports and pages
+
+
+@routes.get("/reports", **docs.REPORTS)
+def reports(request: Request) -> Response:
+    """All reports, as a page, or as JSON for `Accept: application/json`."""
+    names = [name for name, _ in _reports(request)]
+    if "text/html" in request.headers.get("accept", ""):
+        return pages.reports_page(names)
+    return _json({"reports": [{"name": name, "url": f"/reports/{name}"} for name in names]})
+
+
+@routes.get("/reports/{name:path}", **docs.REPORT)
+def report(request: Request, name: str) -> Response:
+    """One report."""
+    if not name:
+        return reports(request)
+    path = dict(_reports(request)).get(name)
+    if path is None:
+        raise Problem(404, f"there is no report {name!r}; GET /reports lists them")
+    return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
+
+
+def _reports(request: Request) -> list[tuple[str, Path]]:
+    """Reports by name: the visible files that are really inside the folder, wherever links point."""
+    storage = _parts(request).platform.settings.storage
+    root = storage.folder(storage.reports_dir).resolve()
+    found = ((path.relative_to(root), path.resolve()) for path in sorted(root.rglob("*")))
+    return [
+        (name.as_posix(), path)
+        for name, path in found
+        if path.is_file() and path.is_relative_to(root) and not any(part.startswith(".") for part in name.parts)
+    ]
+
+
+@routes.get("/", include_in_schema=False)
+def index(request: Request) -> Response:
+    """The first page."""
+    try:
+        status = f"Model version {_parts(request).predictions.live().version} answers."
+    except NoModel as err:
+        status = f"Not ready: {err}."
+    return pages.index_page(status, str(request.base_url))
+
+
+@routes.get("/docs", include_in_schema=False)
+def api_docs(request: Request) -> Response:
+    """This API for a person to read."""
+    return pages.docs_page(request.app.openapi())
+
+
+# --- small things
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _unsupported(found: str, expected: str) -> Problem:
+    problem = f"is {found or 'missing'}, expected {expected}"
+    return Problem(415, f"Content-Type {problem}", errors=[{"field": "Content-Type", "problem": problem}])
+
+
+def _json(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    try:
+        text = _dumps(body)
+    except ValueError:  # a figure that could not be measured is NaN inside, and null in JSON
+        text = _dumps(json.loads(json.dumps(body, default=datetime.isoformat), parse_constant=lambda _: None))
+    return Response(text, status, headers, media_type="application/json")
+
+
+_dumps = partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=datetime.isoformat)
+
+
+def _train_first(platform: Platform) -> None:
+    if platform.state.champion() is None:
+        platform.models.schedule_retrain()
+
+
+def _answer_problem(request: Request, err: Exception) -> Response:
+    """Whatever a route raised, as a problem."""
+    path = request.url.path
+    if isinstance(err, Problem):
+        problem = err
+    elif isinstance(err, MsoError):
+        problem = Problem.of(err)
+    elif isinstance(err, RequestValidationError):
+        errors = [{"field": str(fault["loc"][-1]), "problem": fault["msg"]} for fault in err.errors()]
+        problem = Problem(422, f"{errors[0]['field']}: {errors[0]['problem']}", errors=errors)
+    elif isinstance(err, HTTPException):
+        detail = {
+            404: f"there is nothing at {path}; GET /openapi.json lists what there is",
+            405: f"{path} does not take {request.method}",
+        }.get(err.status_code, err.detail)
+        problem = Problem(err.status_code, detail, headers=err.headers)
+    else:
+        raise err
+    return problem.response(path, request.state.request_id)
