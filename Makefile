@@ -1,0 +1,88 @@
+# Everything this project needs from a fresh machine: git, make and Python 3.11 or 3.12. Works with GNU make 3.81.
+# Two environments: .setup holds uv, .venv what runs. A stamp named by the locks is written last, so an
+# interrupted or outdated environment is mended by the next target that needs it.
+
+SHELL := /bin/sh
+PYTHON ?=
+DATA ?=
+
+HASH := $(shell { cat requirements/*.txt pyproject.toml; pwd; } | cksum | cut -d' ' -f1)
+UV := .setup/bin/uv
+BIN := .venv/bin
+UV_READY := .setup/ready-$(shell cksum < requirements/setup.txt | cut -d' ' -f1)
+# `make up` needs no tools for tests, and leaves them where they are.
+KIND := $(if $(wildcard .venv/ready-dev-*),dev,runtime)
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help setup dev up down check test bench docs lock wheel clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /|/' | awk -F'|' '{ printf "make %-7s %s\n", $$1, $$2 }'
+
+setup: .venv/ready-$(KIND)-$(HASH) ## the environment alone, from the hashed locks
+	@:
+
+dev: .venv/ready-dev-$(HASH)
+
+up: setup ## everything: MLflow, data, a first model, the API; DATA=reviews.csv for reviews of your own
+	@exec $(BIN)/mso up $(if $(DATA),--data "$(DATA)")
+
+down: ## stop what `make up` started and keep the data
+	@test -x $(BIN)/mso || { echo "nothing is set up here"; exit 0; }; exec $(BIN)/mso down
+
+check: dev ## format, lint, types, import directions and all tests below the ports (for every edit)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not integration and not end_to_end"
+
+test: dev ## check, then the tests with real servers, then the whole program
+	@$(BIN)/python tests/groups.py
+
+bench: dev ## measure, keep the figures in bench/results and print the quality table
+	$(BIN)/python -m bench
+
+docs: setup ## write the documents that are made from the code
+	$(BIN)/mso config show --markdown > docs/settings.md
+
+lock: $(UV_READY) ## resolve requirements/*.txt anew, keeping pins that still fit (UPGRADE=1 takes the newest)
+	@printf 'setuptools>=77\nuv\n' > build-requirements.tmp
+	$(COMPILE) --no-annotate -o requirements/setup.txt build-requirements.tmp; rm build-requirements.tmp
+	$(COMPILE) -o requirements/runtime.txt pyproject.toml
+	$(COMPILE) -o requirements/dev.txt -c requirements/runtime.txt --extra dev pyproject.toml
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	$(if $(UPGRADE),--upgrade)
+
+wheel: $(UV_READY) ## the package as dist/*.whl
+	$(UV) build --wheel --build-constraints requirements/setup.txt --require-hashes
+
+clean: ## remove environments, caches and what was built; the data in workspace/ stays
+	rm -rf .venv .setup build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- environments
+
+FIND_PYTHON = for python in $(PYTHON) python3.11 python3.12 python3; do \
+	if $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2> /dev/null; \
+	then break; fi; python=; \
+	$(if $(PYTHON),break;) \
+	done; \
+	if [ -z "$$python" ]; then \
+	echo "error: $(or $(PYTHON),no python3.11 or python3.12 here) is not usable: expected Python 3.11 or 3.12 with venv and pip." \
+	"Install it, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; fi
+
+$(UV_READY):
+	@$(FIND_PYTHON); echo "setting up uv"; rm -rf .setup && $$python -m venv .setup && \
+	.setup/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/setup.txt && touch $@
+
+# .venv/unfinished stands there while packages are put in: an environment with it is made anew.
+.venv/ready-%-$(HASH): $(UV_READY)
+	@$(FIND_PYTHON); echo "setting up .venv from requirements/$*.txt"; rm -f .venv/ready-*; \
+	if [ -e .venv/unfinished ] || [ "$$(cat .venv/place 2> /dev/null)" != "$(CURDIR)" ] || ! $(BIN)/python -c '' 2> /dev/null; \
+	then $(UV) venv --quiet --clear --python "$$python" .venv && echo "$(CURDIR)" > .venv/place; fi && \
+	touch .venv/unfinished && \
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/$*.txt && \
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --build-constraints requirements/setup.txt --editable . && \
+	rm .venv/unfinished && touch $@
