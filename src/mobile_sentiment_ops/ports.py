@@ -314,10 +314,14 @@ class Spool(Protocol):
 class Launcher(Protocol):
     """Starts long work in a process of its own, at low priority, that outlives its caller."""
 
-    def start(self, job_id: str) -> int:
-        """Run `mso retrain --job JOB_ID`; returns the process id."""
+    def start(self, job_id: str, kinds: Sequence[str] = ()) -> int:
+        """Run `mso retrain --job JOB_ID [--kinds rf,xgb]`; returns the process id."""
         ...
 
     def alive(self, pid: int) -> bool:
         """Whether that process still runs."""
+        ...
+
+    def stop(self, pid: int) -> None:
+        """End that process and what it started: asked first, after a while made to; harmless when it has ended."""
         ...

@@ -44,6 +44,43 @@ def test_a_job_runs_alone_at_low_priority_and_its_output_is_kept(tmp_path: Path)
     assert complaint == "and a complaint"
 
 
+def test_the_kinds_asked_for_follow_the_job(tmp_path: Path) -> None:
+    launcher = ProcessLauncher(tmp_path, command=(sys.executable, "-c", "import sys; print(sys.argv[1:])"))
+    wait_for_end(launcher, launcher.start("retrain-1", ["rf", "xgb"]))
+    assert (tmp_path / "retrain-1.log").read_text() == "['retrain-1', '--kinds', 'rf,xgb']\n"
+
+
+FAMILY = """
+import os, signal, subprocess, sys, time
+if sys.argv[1] == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", deaf])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("manner", ["hears", "deaf"])
+def test_a_stopped_job_takes_along_whom_it_started(tmp_path: Path, manner: str) -> None:
+    launcher = ProcessLauncher(tmp_path, command=(sys.executable, "-c", FAMILY), stop_seconds=0.5)
+    pid, output = launcher.start(manner), tmp_path / f"{manner}.log"
+    deadline = time.monotonic() + 10
+    while not output.read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child = psutil.Process(int(output.read_text()))
+    launcher.stop(pid)
+    assert not launcher.alive(pid)
+    _, alive = psutil.wait_procs([child], timeout=5)
+    assert not alive
+
+
+def test_another_program_is_not_stopped(tmp_path: Path, start_python: Callable[..., subprocess.Popen[str]]) -> None:
+    other = start_python("import time; time.sleep(60)")
+    ProcessLauncher(tmp_path).stop(other.pid)
+    assert other.poll() is None
+
+
 def test_the_command_is_this_programs_retrain() -> None:
     assert COMMAND[0] == sys.executable
     assert COMMAND[1:] == ("-m", "mobile_sentiment_ops", "retrain", "--job")

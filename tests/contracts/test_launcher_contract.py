@@ -43,5 +43,17 @@ def test_a_started_job_is_alive_until_it_ends(launcher: Launcher) -> None:
     assert not launcher.alive(first)
 
 
+def test_a_job_can_be_stopped_once_and_again(launcher: Launcher) -> None:
+    first, second = launcher.start("retrain-1", ["rf", "xgb"]), launcher.start("retrain-2")
+    try:
+        launcher.stop(first)
+        launcher.stop(first)
+        assert not launcher.alive(first)
+        assert launcher.alive(second)
+    finally:
+        end(launcher, second)
+
+
 def test_a_pid_of_nobody_is_not_alive(launcher: Launcher) -> None:
+    launcher.stop(2**22 + 1)
     assert not launcher.alive(2**22 + 1)

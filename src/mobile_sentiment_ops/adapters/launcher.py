@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,23 +16,30 @@ from mobile_sentiment_ops.errors import StoreError
 
 COMMAND = (sys.executable, "-m", "mobile_sentiment_ops", "retrain", "--job")
 NICENESS = 10
+STOP_SECONDS = 10.0
 
 
 class ProcessLauncher:
-    """Runs `command JOB_ID` in a session of its own at low priority, its output in `logs`.
+    """Runs `command JOB_ID [--kinds ...]` in a session of its own at low priority, its output in `logs`.
 
     `environment` is added to this process's own.
     """
 
     def __init__(
-        self, logs: Path, *, command: Sequence[str] = COMMAND, environment: Mapping[str, str] | None = None
+        self,
+        logs: Path,
+        *,
+        command: Sequence[str] = COMMAND,
+        environment: Mapping[str, str] | None = None,
+        stop_seconds: float = STOP_SECONDS,
     ) -> None:
         self._logs = logs
         self._command = tuple(command)
         self._environment = dict(environment or {})
+        self._stop_seconds = stop_seconds
         self._children: set[int] = set()
 
-    def start(self, job_id: str) -> int:
+    def start(self, job_id: str, kinds: Sequence[str] = ()) -> int:
         self._reap()
         self._logs.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{job_id}.log").open("ab") as output:
@@ -39,7 +48,8 @@ class ProcessLauncher:
                 (os.POSIX_SPAWN_DUP2, output.fileno(), 1),
                 (os.POSIX_SPAWN_DUP2, output.fileno(), 2),
             ]
-            words, environment = [*self._command, job_id], {**os.environ, **self._environment}
+            words = [*self._command, job_id, *(["--kinds", ",".join(kinds)] if kinds else [])]
+            environment = {**os.environ, **self._environment}
             try:
                 pid = os.posix_spawnp(words[0], words, environment, file_actions=files, setsid=True)
             except OSError as err:
@@ -51,16 +61,29 @@ class ProcessLauncher:
 
     def alive(self, pid: int) -> bool:
         """Whether that process runs and is one of ours: a pid may have gone to another program."""
+        self._reap()
+        if pid in self._children:  # its command line may be empty while it is starting
+            return True
         try:
             process = psutil.Process(pid)
             if process.status() == psutil.STATUS_ZOMBIE:
-                self._reap()
                 return False
             words = tuple(process.cmdline())
         except (psutil.NoSuchProcess, psutil.AccessDenied):  # denied: somebody else's
             return False
         ours = self._command[1:]
         return any(words[at : at + len(ours)] == ours for at in range(len(words)))
+
+    def stop(self, pid: int) -> None:
+        """End the process with its session's group: SIGTERM, and SIGKILL for who is left after `stop_seconds`."""
+        if not self.alive(pid):
+            return
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS says so by EPERM
+                os.killpg(pid, sign)
+            deadline = time.monotonic() + self._stop_seconds
+            while self.alive(pid) and time.monotonic() < deadline:
+                time.sleep(0.05)
 
     def _reap(self) -> None:
         """Take the exit codes of ended children, which would stay as zombies."""

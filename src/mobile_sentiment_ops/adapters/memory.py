@@ -366,11 +366,12 @@ class MemorySpool:
 class MemoryLauncher:
     """Starts nothing: remembers what it was asked, as processes that run until `finish`."""
 
-    started: list[str] = field(default_factory=list)
+    started: list[tuple[str, ...]] = field(default_factory=list)
+    """Each job's id and the kinds it was asked for."""
     running: set[int] = field(default_factory=set)
 
-    def start(self, job_id: str) -> int:
-        self.started.append(job_id)
+    def start(self, job_id: str, kinds: Sequence[str] = ()) -> int:
+        self.started.append((job_id, *kinds))
         pid = 1_000 + len(self.started)
         self.running.add(pid)
         return pid
@@ -381,6 +382,9 @@ class MemoryLauncher:
 
     def alive(self, pid: int) -> bool:
         return pid in self.running
+
+    def stop(self, pid: int) -> None:
+        self.finish(pid)
 
 
 class MemoryPorts:
