@@ -15,7 +15,9 @@ import csv
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import BinaryIO, TextIO
 
 import polars as pl
@@ -34,6 +36,9 @@ TEXT_COLUMN = "review_text"
 ADDED = ("sentiment", "confidence", "prediction_id", "error")
 TOLD = ("review_id", "app", "version", "language", "rating", "submitted_at")
 CHUNK_ROWS = 1_000
+MAX_COLUMNS = 256
+"""Short rows are filled up to the header, so a hostile header would make a small file's answer endless."""
+
 MAX_ROW_LINES = 2_000
 MAX_LINES_READ_AGAIN = 200_000
 """A quote out of place makes the lines that it swallowed be read again; hostile files would do so for ever."""
@@ -57,16 +62,16 @@ def check_csv(stream: BinaryIO, name: str, api: Api) -> None:
     """
     rows, usable = 0, False
     faults: list[dict[str, object]] = []
-    file = _open_csv(stream, name)
-    for row in file.rows:
-        rows += 1
-        if rows > api.max_csv_rows:
-            raise Problem(413, f"{name} has more than {api.max_csv_rows:,} rows; send it in parts")
-        if not usable:
-            fault = row.fault or text_fault(row.cells[file.text_at], api.max_text_chars)
-            usable = fault is None
-            if len(faults) < MAX_ERRORS:
-                faults.append({"line": row.line, "problem": fault})
+    with _open_csv(stream, name) as file:
+        for row in file.rows:
+            rows += 1
+            if rows > api.max_csv_rows:
+                raise Problem(413, f"{name} has more than {api.max_csv_rows:,} rows; send it in parts")
+            if not usable:
+                fault = row.fault or text_fault(row.cells[file.text_at], api.max_text_chars)
+                usable = fault is None
+                if len(faults) < MAX_ERRORS:
+                    faults.append({"line": row.line, "problem": fault})
     if not rows:
         raise UnreadableFile(f"{name} holds a header and no review; expected at least one row after it")
     if not usable:
@@ -78,32 +83,32 @@ def answer_csv(stream: BinaryIO, name: str, predict: Predict, out: TextIO) -> No
 
     `predict` gets the reviews of a chunk and gives an answer for each.
     """
-    stream.seek(0)
-    file = _open_csv(stream, name)
-    parts = recognise(file.header)
-    picks = {part: file.header.index(column) for column, part in parts.items() if part in TOLD}
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([without_formula(cell) for cell in (*_kept_names(file.header), *ADDED)])
-    while chunk := list(itertools.islice(file.rows, CHUNK_ROWS)):
-        sound = [row for row in chunk if row.fault is None]
-        answers = iter(predict(_reviews(sound, file.text_at, picks)))
-        for row in chunk:
-            added = next(answers) if row.fault is None else Answer(None, fault=row.fault)
-            writer.writerow([*map(without_formula, row.cells), *_added_cells(added)])
+    with _open_csv(stream, name) as file:
+        parts = recognise(file.header)
+        picks = {part: file.header.index(column) for column, part in parts.items() if part in TOLD}
+        # Python 3.11 quotes a bare carriage return only when it is part of the line's end
+        writer = csv.writer(SimpleNamespace(write=lambda line: out.write(f"{line[:-2]}\n")), lineterminator="\r\n")
+        writer.writerow(map(without_formula, (*_kept_names(file.header), *ADDED)))
+        while chunk := list(itertools.islice(file.rows, CHUNK_ROWS)):
+            sound = [row for row in chunk if row.fault is None]
+            answers = iter(predict(_reviews(sound, file.text_at, picks)))
+            for row in chunk:
+                added = next(answers) if row.fault is None else Answer(None, fault=row.fault)
+                writer.writerow([*map(without_formula, row.cells), *_added_cells(added)])
 
 
 def without_formula(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula: an apostrophe goes before = + - @ tab and CR.
+    """A cell that no spreadsheet takes for a formula: an apostrophe goes before = + - @, tab and line ends.
 
     Plain numbers stay as they are.
 
     >>> without_formula("=HYPERLINK(A1)"), without_formula("- slow"), without_formula("-12.5")
     ("'=HYPERLINK(A1)", "'- slow", '-12.5')
     """
-    start = cell.lstrip(" ")[:1]
-    return f"'{cell}" if start and start in "=+-@\t\r" and not _NUMBER.fullmatch(cell) else cell
+    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
 
 
+_FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?", re.ASCII)
 
 
@@ -117,39 +122,51 @@ class _File:
     rows: Iterator[Row]
 
 
-def _open_csv(stream: BinaryIO, name: str) -> _File:
-    if not stream.read(1):
-        raise UnreadableFile(f"{name} is empty; expected a CSV file with a column {TEXT_COLUMN}")
+@contextmanager
+def _open_csv(stream: BinaryIO, name: str) -> Iterator[_File]:
+    """The file from its start; the stream stays open."""
     stream.seek(0)
     try:
         encoding = find_encoding(stream, name)
     except UnreadableFile as err:
         raise UnreadableFile(
-            f"{name} is no text in UTF-8, UTF-16 or a Western European encoding; expected a CSV file"
+            f"{name} is no text in UTF-8, UTF-16 or a Western European encoding; expected a CSV file "
+            f"(an archive: unpack it; a workbook: save the sheet as CSV)"
         ) from err
     lines = Lines(stream, encoding, name)
-    if not (first := lines.peek(1)):
-        raise UnreadableFile(f"{name} is empty; expected a CSV file with a column {TEXT_COLUMN}")
-    delimiter = _find_delimiter(first[0])
-    reader = csv.reader(_bounded(lines, name), delimiter=delimiter, strict=True)
     try:
-        header = [cell.strip() for cell in next(cells for cells in reader if cells)]
+        if not (first := lines.peek(1)):
+            raise UnreadableFile(f"{name} is empty; expected a CSV file with a column {TEXT_COLUMN}")
+        delimiter = _find_delimiter(first[0])
+        reader = csv.reader(_bounded(lines, name), delimiter=delimiter, strict=True)
+        header = _read_header(reader, lines, name)
+        yield _File(header, header.index(TEXT_COLUMN), _rows(reader, lines, header, delimiter, name))
+    finally:
+        lines.detach()
+
+
+def _read_header(reader: Iterator[list[str]], lines: Lines, name: str) -> list[str]:
+    """The names of the columns, one of which is the text's."""
+    try:
+        cells = next((cells for cells in reader if any(map(str.strip, cells))), [])
     except csv.Error as err:
-        raise UnreadableFile(f"{name} line 1: the header is no CSV: {err}") from err
+        raise UnreadableFile(f"{name} line {lines.start}: the header is no CSV: {err}") from err
+    header = [_writable(cell.strip()) for cell in cells]
     found = header.count(TEXT_COLUMN)
     if found != 1:
         shown = ", ".join(repr(cell[:40]) for cell in header[:12]) + (", ..." if len(header) > 12 else "")
         wrong = f"{found} columns are named {TEXT_COLUMN}" if found else f"there is no column {TEXT_COLUMN}"
-        raise UnreadableFile(f"{name} line 1: {wrong}; found {shown}, expected exactly one")
-    lines.held.clear()
-    return _File(header, header.index(TEXT_COLUMN), _rows(reader, lines, header, delimiter, name))
+        raise UnreadableFile(f"{name} line {lines.number}: {wrong}; found {shown or 'nothing'}, expected exactly one")
+    if len(header) > MAX_COLUMNS:
+        raise UnreadableFile(f"{name} has {len(header):,} columns, expected at most {MAX_COLUMNS}")
+    return header
 
 
 def _find_delimiter(first_line: str) -> str:
     """The delimiter that names the text column and parts the header most; comma for one column alone."""
 
     def fields(delimiter: str) -> list[str]:
-        return [cell.strip() for cell in next(csv.reader([first_line], delimiter=delimiter), [])]
+        return [cell.strip().strip('"') for cell in first_line.split(delimiter)]
 
     return max(DELIMITERS, key=lambda sign: (TEXT_COLUMN in fields(sign), len(fields(sign))))
 
@@ -188,28 +205,36 @@ def _rows(reader: Iterator[list[str]], lines: Lines, header: list[str], delimite
         if len(cells) != width:
             fault = fault or f"ragged: has {len(cells)} fields, the header has {width}"
             cells = (cells + [""] * width)[:width]
-        if not encodable("".join(cells)):
-            fault = fault or f"undecodable: a part of it is no {lines.encoding.upper()} text"
-            cells = [cell.encode("utf-8", "replace").decode() for cell in cells]
-        if any("\0" in cell for cell in cells):
+        whole = "".join(cells)
+        if "\0" in whole:
             fault = fault or "nul: holds a NUL character, expected text"
-            cells = [cell.replace("\0", "\ufffd") for cell in cells]
-        yield Row(start, cells, fault)
+        elif not encodable(whole):
+            fault = fault or f"undecodable: a part of it is no {lines.encoding.upper()} text"
+        yield Row(start, [_writable(cell) for cell in cells] if fault else cells, fault)
+
+
+def _writable(cell: str) -> str:
+    """The cell with a mark for every character that is none."""
+    return cell.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def _misquoted(err: csv.Error, lines: Lines, delimiter: str, name: str) -> tuple[list[str], str]:
-    """The cells and the fault of the first line in hand, which the reader stumbled over; UnreadableFile
-    when it cannot be told where its row ends."""
-    if "larger than field limit" in str(err) and len(lines.held) == 1:
-        return [], f"too_long: a field has more than {csv.field_size_limit():,} characters"
-    if "end of data" in str(err) or "larger than field limit" in str(err):
+    """The cells, as they stand but no longer than readers take, and the fault of the first line in hand, which
+    the reader stumbled over; UnreadableFile when it cannot be told where its row ends."""
+    too_long = "larger than field limit" in str(err)
+    if "end of data" in str(err) or (too_long and len(lines.held) > 1):
         raise _unclosed(lines, name) from err
-    return next(csv.reader(lines.held[:1], delimiter=delimiter)), "quote: a quote inside a field must be doubled"
+    limit = csv.field_size_limit()
+    cells = [cell[: limit - 1] for cell in lines.held[0].rstrip("\r\n").split(delimiter)]
+    if too_long:
+        return cells, f"too_long: a field has more than {limit:,} characters"
+    return cells, "quote: a quote inside a field must be doubled"
 
 
 def _unclosed(lines: Lines, name: str) -> UnreadableFile:
     return UnreadableFile(
-        f'{name} line {lines.start}: a quote is opened and never closed; expected another " after the text'
+        f"{name} line {lines.start}: a quote is opened and not closed by line {lines.number}; "
+        f'expected another " after the text'
     )
 
 
