@@ -14,9 +14,8 @@ import pytest
 
 from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryDatasets, MemoryFiles, MemoryTables
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
-from mobile_sentiment_ops.data.dataset import read_manifest
 from mobile_sentiment_ops.data.reviews import REJECTS_TABLE, REVIEWS_TABLE, STORED_SCHEMA
-from mobile_sentiment_ops.errors import FormatTooNew, StoreError, UnreadableFile
+from mobile_sentiment_ops.errors import FormatTooNew, NotFound, StoreError, UnreadableFile
 from mobile_sentiment_ops.settings import Ingest, Training
 from mobile_sentiment_ops.types import IngestReport
 
@@ -258,15 +257,34 @@ def test_stored_rows_of_format_1_are_still_read_and_known(world: World) -> None:
     assert counts(world.ingest(HEADER + WEEK)) == (3, 0, 0, 3, 0)
 
 
+YEAR = HEADER + "".join(
+    f"r{n},lamp,{datetime(2025, 6, 1, tzinfo=UTC) + timedelta(hours=n)},{n % 5 + 1},Review number {n}\n"
+    for n in range(400)
+)
+
+
 def test_a_dataset_is_built_of_labelled_reviews_and_its_manifest_kept(world: World) -> None:
-    start = datetime(2025, 6, 1, tzinfo=UTC)
-    rows = [f"r{n},lamp,{(start + timedelta(hours=n)).isoformat()},{n % 5 + 1},Review number {n}" for n in range(400)]
-    world.ingest(HEADER + "\n".join(rows))
+    world.ingest(YEAR)
     dataset = world.data.build_dataset(Training())
-    assert world.datasets.list() == [dataset.fingerprint]
+    assert world.data.datasets() == [dataset.fingerprint]
     assert world.datasets.get(dataset.fingerprint) == dataset.manifest
-    assert read_manifest(dataset.manifest) is not None
+    manifest = world.data.dataset(dataset.fingerprint[:8])
+    assert (manifest.fingerprint, manifest.source) == (dataset.fingerprint, "reviews, version 0")
     assert dataset.train["submitted_at"].max() < dataset.test["submitted_at"].min()  # type: ignore[operator]
+    with pytest.raises(NotFound, match="fingerprint"):
+        world.data.dataset("xyz")
+
+
+def test_datasets_are_compared_and_rebuilt_by_their_fingerprints(world: World) -> None:
+    world.ingest(YEAR)
+    before = world.data.build_dataset(Training()).fingerprint
+    world.ingest(YEAR.replace("5,Review number 4\n", "1,Crashes\n"))
+    after = world.data.build_dataset(Training()).fingerprint
+    counts = {"added": 0, "removed": 0, "relabelled": 1, "moved": 0, "edited": 1}
+    assert world.data.diff_datasets(before[:8], after[:8]).counts() == counts
+    rebuilt = world.data.rebuild_dataset(before)
+    assert rebuilt.exact
+    assert rebuilt.dataset.fingerprint == before
 
 
 def test_quality_looks_at_current_reviews(world: World) -> None:

@@ -15,9 +15,10 @@ import polars as pl
 import structlog
 
 from mobile_sentiment_ops.data.columns import USUAL_NAMES, recognise, require_text
-from mobile_sentiment_ops.data.dataset import Dataset, build_dataset
+from mobile_sentiment_ops.data.dataset import Dataset, Rebuilt, build_dataset, rebuild
 from mobile_sentiment_ops.data.duplicates import KeySet, SeenReviews, identify, row_keys
 from mobile_sentiment_ops.data.language import detect_languages
+from mobile_sentiment_ops.data.manifest import Manifest, ManifestDiff, diff_manifests, read_manifest
 from mobile_sentiment_ops.data.quality import AuthorDays, QualityReport, quality
 from mobile_sentiment_ops.data.readers import Batch, read_batches
 from mobile_sentiment_ops.data.reviews import (
@@ -158,6 +159,11 @@ class DataHandler:
 
     def reviews(self, *, app: str | None = None, since: datetime | None = None) -> pl.DataFrame:
         """Current reviews in the order they came: of one app or of all, submitted at or after `since`."""
+        current = current_reviews(self._stored(app))
+        return current if since is None else current.filter(pl.col("submitted_at") >= since)
+
+    def _stored(self, app: str | None = None) -> pl.DataFrame:
+        """All rows in the order they came, superseded ones too."""
         found = self._tables.read(REVIEWS_TABLE, equals={"app": app} if app is not None else None)
         if not found.num_columns:
             return pl.DataFrame(schema=STORED_SCHEMA)
@@ -167,8 +173,7 @@ class DataHandler:
                 f"table {REVIEWS_TABLE} holds rows of format {newest}, this release reads up to {STORED_FORMAT}; "
                 f"update it"
             )
-        current = current_reviews(rows.select(STORED_SCHEMA.names()))
-        return current if since is None else current.filter(pl.col("submitted_at") >= since)
+        return rows.select(STORED_SCHEMA.names())
 
     def build_dataset(self, training: Training, not_before: datetime | None = None) -> Dataset:
         """Split the labelled reviews of now by time, and keep the manifest of who is where."""
@@ -184,6 +189,22 @@ class DataHandler:
         )
         self._datasets.put(dataset.fingerprint, dataset.manifest)
         return dataset
+
+    def datasets(self) -> list[str]:
+        """Fingerprints of the kept datasets, oldest first."""
+        return self._datasets.list()
+
+    def dataset(self, fingerprint: str) -> Manifest:
+        """The kept manifest whose fingerprint starts so; NotFound for none or several."""
+        return read_manifest(self._datasets.get(fingerprint))
+
+    def diff_datasets(self, before: str, after: str) -> ManifestDiff:
+        """What became of the reviews of one kept dataset in another."""
+        return diff_manifests(self.dataset(before), self.dataset(after))
+
+    def rebuild_dataset(self, fingerprint: str) -> Rebuilt:
+        """A kept dataset again, from all rows that were ever taken in and are still there."""
+        return rebuild(self.dataset(fingerprint), self._stored())
 
     def quality(self) -> QualityReport:
         """What is odd about the current reviews."""
