@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from mobile_sentiment_ops.app.prediction import Review
 from mobile_sentiment_ops.app.problems import Problem
@@ -41,7 +42,7 @@ class ReviewBody(BaseModel):
     app: Name = Field(None, description="the app")
     version: Name = Field(None, description="the version of the app")
     language: Name = Field(None, description="language tag")
-    rating: Annotated[int | None, Field(ge=1, le=5)] = Field(None, description="stars")
+    rating: Annotated[int | None, Field(ge=1, le=5, strict=True)] = Field(None, description="stars")
     submitted_at: Annotated[datetime, AfterValidator(_in_utc)] | None = Field(
         None, description="when it was written, ISO 8601; UTC where no zone is given"
     )
@@ -111,13 +112,20 @@ def _checked(expected: TypeAdapter[Body], value: object, place: str) -> Body:
         return expected.validate_python(value)
     except ValidationError as err:
         found = err.errors(include_url=False, include_input=False, include_context=False)
-        faults = [(_place(place, fault["loc"]), fault["msg"][:1].lower() + fault["msg"][1:]) for fault in found]
+        faults = [(_place(place, fault["loc"]), _in_words(fault)) for fault in found]
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise Problem(
             422,
             f"{faults[0][0]}: {faults[0][1]}{more}",
             errors=[{"field": field, "problem": problem} for field, problem in faults],
         ) from err
+
+
+def _in_words(fault: ErrorDetails) -> str:
+    if fault["type"] == "model_type":  # speaks of Python's classes
+        return "input should be a valid object"
+    text = fault["msg"].removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
 
 
 def _place(start: str, parts: Sequence[int | str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -38,7 +39,7 @@ class Outbox:
             with part.open("w", encoding="utf-8", newline="") as file:
                 write(file)
             opened = part.open("rb")
-            if sum(path.stat().st_size for path in [part, *self._waiting()]) <= MAX_WAITING_BYTES:
+            if sum(map(_size, [part, *self._waiting()])) <= MAX_WAITING_BYTES:
                 part.rename(self._folder / name)
             else:
                 log.warning("answer not kept for the bucket", name=name, reason=self.fault or "too much waits")
@@ -46,15 +47,17 @@ class Outbox:
         except OSError as err:
             raise StoreError(f"the answer cannot be written in {self._folder}: {err}") from err
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # it has its name, or there is no folder
+                part.unlink()
 
     def send(self) -> None:
         """Bring what waits into the bucket. StoreError when it is away: the rest waits."""
         sweep(self._folder)
         try:
             for path in self._waiting():
-                self._files.write(f"{BUCKET_FOLDER}/{path.name}", path.read_bytes())
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # another server has just sent it
+                    self._files.write(f"{BUCKET_FOLDER}/{path.name}", path.read_bytes())
+                    path.unlink()
         except StoreError as err:
             self.fault = str(err)
             raise
@@ -62,3 +65,10 @@ class Outbox:
 
     def _waiting(self) -> list[Path]:
         return [path for path in self._folder.glob("*.csv") if not path.name.startswith(PART)]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # just sent
+        return 0
