@@ -21,6 +21,9 @@ REQUEST_ID = "x-request-id"
 FORM_BYTES = 65_536
 """What a form may hold beside its file."""
 
+GONE = 499
+"""What the log and the figures call a request whose caller went away before its answer."""
+
 QUIET = ("/livez", "/readyz", "/healthcheck", "/metrics")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -60,7 +63,8 @@ class Edge:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 limit = self._limit(headers)
-                if int(headers.get("content-length", 0)) > limit:
+                announced = headers.get("content-length", "")
+                if announced.isdecimal() and int(announced) > limit:
                     raise too_large(limit)
                 await self._app(scope, _counted(receive, limit), answer)
             except ClientDisconnect:
@@ -75,7 +79,7 @@ class Edge:
                     problem = Problem(500, "this is a fault of the server; its log names the request id")
                 await problem.response(scope["path"], request_id)(scope, receive, answer)
             finally:
-                self._tell(scope, status, time.perf_counter() - began)
+                self._tell(scope, status or GONE, time.perf_counter() - began)
 
     def _limit(self, headers: Headers) -> int:
         """The largest body of this media type."""

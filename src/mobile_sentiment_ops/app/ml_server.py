@@ -16,7 +16,8 @@ that no request holds up another.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -33,6 +34,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 import mobile_sentiment_ops
 from mobile_sentiment_ops.app import openapi as docs
@@ -46,13 +48,14 @@ from mobile_sentiment_ops.app.prediction import Answer, Batch, PredictionHandler
 from mobile_sentiment_ops.app.problems import RETRY, Problem
 from mobile_sentiment_ops.app.upkeep import Upkeep
 from mobile_sentiment_ops.bootstrap import Platform
-from mobile_sentiment_ops.errors import MsoError, NoModel
+from mobile_sentiment_ops.errors import MsoError, NoModel, SettingsError
+from mobile_sentiment_ops.settings import Api
 from mobile_sentiment_ops.types import LABELS, Job
 
 DRIFT_HEADERS = {"X-Drift-Detected": "false", "X-Drift-Status": "no-reference"}
 """Until a reference window exists there is nothing to compare with."""
 
-CSV_AT_ONCE = 2
+LARGE_CSV_AT_ONCE = 2
 UPLOAD_IN_MEMORY_BYTES = 2**20
 CHUNK_BYTES = 2**18
 KEPT_LOG_CHARS = 4_000
@@ -70,7 +73,7 @@ class Parts:
     metrics: Metrics
     outbox: Outbox
     upkeep: Upkeep
-    csv_slots: anyio.CapacityLimiter
+    large_csv_slots: anyio.CapacityLimiter
 
 
 def create_app(platform: Platform, *, train_if_missing: bool = True) -> FastAPI:
@@ -101,7 +104,7 @@ def create_app(platform: Platform, *, train_if_missing: bool = True) -> FastAPI:
         lifespan=lifespan,
         responses={"default": docs.PROBLEM},
     )
-    app.state.parts = Parts(platform, predictions, metrics, outbox, upkeep, anyio.CapacityLimiter(CSV_AT_ONCE))
+    app.state.parts = Parts(platform, predictions, metrics, outbox, upkeep, anyio.CapacityLimiter(LARGE_CSV_AT_ONCE))
     app.include_router(routes)
     app.add_middleware(Edge, metrics=metrics, api=platform.settings.api)
     app.add_exception_handler(Problem, _answer_problem)
@@ -112,11 +115,13 @@ def create_app(platform: Platform, *, train_if_missing: bool = True) -> FastAPI:
 
 
 def serve(platform: Platform, *, train_if_missing: bool = True) -> None:
-    """Answer at the configured address until SIGTERM or Ctrl-C; requests in flight are finished."""
+    """Answer at the configured address until SIGTERM or Ctrl-C; requests in flight are finished.
+
+    Raises SettingsError when that address cannot be listened on.
+    """
+    listener = _listen(platform.settings.api)
     config = uvicorn.Config(
         create_app(platform, train_if_missing=train_if_missing),
-        host=platform.settings.api.host,
-        port=platform.settings.api.port,
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -128,7 +133,18 @@ def serve(platform: Platform, *, train_if_missing: bool = True) -> None:
         timeout_keep_alive=60,
         timeout_graceful_shutdown=30,
     )
-    uvicorn.Server(config).run()
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(api: Api) -> socket.socket:
+    family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
+    try:
+        return socket.create_server((api.host, api.port), family=family, backlog=2048)
+    except OSError as err:
+        raise SettingsError(
+            f"the API cannot listen on {api.host} port {api.port}: {err.strerror}; "
+            f"stop what listens there, or set api.port (MSO_API__PORT)"
+        ) from err
 
 
 # --- predict
@@ -148,8 +164,10 @@ async def predict(request: Request) -> Response:
         return await to_thread.run_sync(_predict_json, _parts(request), body, request.state.request_id)
     if kind in ("multipart/form-data", "text/csv"):
         async with _upload(request, kind) as upload:
-            work = partial(_predict_csv, _parts(request), upload, request.state.request_id, request.state.own_id)
-            return await to_thread.run_sync(work, limiter=_parts(request).csv_slots)
+            parts = _parts(request)
+            slots = parts.large_csv_slots if (upload.size or 0) > UPLOAD_IN_MEMORY_BYTES else None
+            work = partial(_predict_csv, parts, upload, request.state.request_id, request.state.own_id)
+            return await to_thread.run_sync(work, limiter=slots)
     raise _unsupported(kind, "multipart/form-data with a CSV file, text/csv or application/json")
 
 
@@ -191,23 +209,23 @@ def _predict_csv(parts: Parts, upload: UploadFile, request_id: str, own_id: str)
     check_csv(stream, name, api)
     file_name = f"predicted_{own_id}.csv"
     answered = parts.outbox.keep(file_name, lambda out: answer_csv(stream, name, partial(_answers, parts, batch), out))
-    return StreamingResponse(
-        _chunks(answered),
-        media_type="text/csv",
-        headers={
-            "Content-Disposition": f'attachment; filename="{file_name}"',
-            "Content-Length": str(answered.seek(0, 2)),
-            "X-Model-Version": batch.live.version,
-            **DRIFT_HEADERS,
-        },
-    )
+    disposition = f'attachment; filename="{file_name}"'
+    headers = {"Content-Disposition": disposition, "X-Model-Version": batch.live.version, **DRIFT_HEADERS}
+    return _CsvAnswer(answered, headers)
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    with file:
+class _CsvAnswer(StreamingResponse):
+    """An open file as the answer; it is closed however the sending ends."""
+
+    def __init__(self, file: BinaryIO, headers: Mapping[str, str]) -> None:
+        headers = {**headers, "Content-Length": str(file.seek(0, 2))}
         file.seek(0)
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+        super().__init__(iter(partial(file.read, CHUNK_BYTES), b""), headers=headers, media_type="text/csv")
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await super().__call__(scope, receive, send)
 
 
 def _answers(parts: Parts, batch: Batch, reviews: Sequence[Review]) -> list[Answer]:
@@ -471,7 +489,7 @@ def _train_first(platform: Platform) -> None:
 
 def _answer_problem(request: Request, err: Exception) -> Response:
     """Whatever a route raised, as a problem."""
-    path = request.url.path
+    path = request.scope["path"]
     if isinstance(err, Problem):
         problem = err
     elif isinstance(err, MsoError):

@@ -51,7 +51,7 @@ PROBLEM: Entry = {
             },
             "example": {
                 "type": "about:blank",
-                "title": "Unprocessable Content",
+                "title": "Unprocessable Entity",
                 "status": 422,
                 "detail": "reviews[3].rating: input should be less than or equal to 5",
                 "instance": "/predict",
