@@ -53,12 +53,12 @@ def text_fault(text: str, max_chars: int) -> str | None:
     >>> text_fault("so " * 10, 20)
     'too_long: has 30 characters, expected at most 20'
     """
+    if len(text) > max_chars:
+        return f"too_long: has {len(text):,} characters, expected at most {max_chars:,}"
     if not any(map(_is_visible, text)):
         return "blank: expected some text"
     if "\0" in text:
         return "nul: holds a NUL character, expected text"
-    if len(text) > max_chars:
-        return f"too_long: has {len(text):,} characters, expected at most {max_chars:,}"
     if not encodable(text):
         return "undecodable: holds half of a surrogate pair, expected valid Unicode"
     return None
