@@ -21,11 +21,14 @@ from mobile_sentiment_ops.ports import Registry
 
 log = structlog.get_logger()
 
-FIRST_LOAD_SECONDS = 3.0
-DRAIN_SECONDS = 60.0
-DRAIN_DEPTH = 50_000
-STOP_SECONDS = 20.0
+CHAMPION_SECONDS = 1.0
+DRAIN_SECONDS, DRAIN_DEPTH, DEPTH_SECONDS = 60.0, 50_000, 5.0
+ANSWERS_SECONDS = 1.0
+MLFLOW_SECONDS = 10.0
 PAUSE_SECONDS = 10.0
+"""After a failure nothing is tried again sooner."""
+
+FIRST_LOAD_SECONDS, STOP_SECONDS = 3.0, 20.0
 
 
 class Upkeep:
@@ -70,10 +73,10 @@ class Upkeep:
         self._tried_to_load.set()
         if self._train_first is not None:
             _guarded(self._train_first)
-        self._repeat(self._predictions.reload, every_seconds=1.0)
+        self._repeat(self._predictions.reload, every_seconds=CHAMPION_SECONDS)
 
     def _drain(self) -> None:
-        self._repeat(self._drain_when_due, every_seconds=5.0)
+        self._repeat(self._drain_when_due, every_seconds=DEPTH_SECONDS)
         _guarded(self._predictions.drain)
 
     def _drain_when_due(self) -> None:
@@ -83,12 +86,12 @@ class Upkeep:
             self._predictions.drain()
 
     def _answers(self) -> None:
-        self._repeat(self._outbox.send, every_seconds=1.0)
+        self._repeat(self._outbox.send, every_seconds=ANSWERS_SECONDS)
         _guarded(self._outbox.send)
 
     def _mlflow(self) -> None:
         _guarded(self._look_for_mlflow)
-        self._repeat(self._look_for_mlflow, every_seconds=10.0)
+        self._repeat(self._look_for_mlflow, every_seconds=MLFLOW_SECONDS)
 
     def _look_for_mlflow(self) -> None:
         self.mlflow_reachable = self._registry.reachable()
