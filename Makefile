@@ -70,7 +70,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.11 python3.12 python3; do \
 	$(if $(PYTHON),break;) \
 	done; \
 	if [ -z "$$python" ]; then \
-	echo "error: $(or $(PYTHON),no python3.11 or python3.12 here) is not usable: expected Python 3.11 or 3.12 with venv and pip." \
+	echo "error: $(if $(PYTHON),$(PYTHON) is not,found no python3.11 or python3.12 that is) Python 3.11 or 3.12 with venv and pip." \
 	"Install it, or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; fi
 
 $(UV_READY):

@@ -1,6 +1,8 @@
 """`python -m mobile_sentiment_ops` is the command `mso`."""
 
+import sys
+
 from mobile_sentiment_ops.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

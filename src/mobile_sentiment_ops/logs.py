@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO
 
 import structlog
 
 from mobile_sentiment_ops.settings import Logs
 
 
-def configure_logs(logs: Logs) -> None:
-    """Send structlog events to stderr as settings say: JSON lines, or text for a person.
+def configure_logs(logs: Logs, output: TextIO | None = None) -> None:
+    """Send structlog events to `output`, else stderr, as settings say: JSON lines, or text for a person.
 
     Texts of reviews are never logged.
     """
+    output = output or sys.stderr
     level = getattr(logging, logs.level.upper())
-    readable = logs.format == "console" or (logs.format == "auto" and sys.stderr.isatty())
+    readable = logs.format == "console" or (logs.format == "auto" and output.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.dev.ConsoleRenderer(colors=output.isatty())
         if readable
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
@@ -31,6 +33,6 @@ def configure_logs(logs: Logs) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(output),
         cache_logger_on_first_use=False,
     )

@@ -216,7 +216,7 @@ def resolve_settings(
     for variable, text in environment.items():
         if variable.startswith("MSO_") and variable not in _RESERVED:
             key = variable.removeprefix("MSO_").lower().replace("__", ".")
-            given[key] = (_from_text(key, text), variable)
+            given[key] = (from_text(key, text), variable)
     for key, value in (flags or {}).items():
         given[key] = (value, "flag")
 
@@ -274,8 +274,12 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise SettingsError(f"{file}: not readable as TOML: {err}") from err
 
 
-def _from_text(key: str, text: str) -> object:
-    """Lists and tables are JSON in the environment; a list may also be plain text with commas."""
+def from_text(key: str, text: str) -> object:
+    """A setting's value as text gives it: lists and tables are JSON, a list may also stand with commas.
+
+    >>> from_text("training.kinds", "lr, xgb"), from_text("ingest.columns", '{"opinion": "review_text"}')
+    (['lr', 'xgb'], {'opinion': 'review_text'})
+    """
     if text[:1] in "[{":
         try:
             return json.loads(text)

@@ -1,0 +1,155 @@
+"""Commands about models: retrain, models, promote, rollback, ledger, jobs."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated
+
+import typer
+
+from mobile_sentiment_ops.cli.session import Json, actor, print_json, session_of
+from mobile_sentiment_ops.errors import NotFound
+
+Reason = Annotated[str, typer.Option(help="Why, for the ledger.")]
+
+commands = typer.Typer(rich_markup_mode=None)
+models = typer.Typer(rich_markup_mode=None, help="The registered models.")
+commands.add_typer(models, name="models")
+
+
+@commands.command()
+def retrain(
+    context: typer.Context,
+    kinds: Annotated[str | None, typer.Option(metavar="LR,RF,...", help="Kinds; else those of the settings.")] = None,
+    job: Annotated[
+        str | None, typer.Option(metavar="ID", help="The job to keep up to date; its output is a log.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train on the newest reviews; each model replaces the champion if the comparison says so.
+
+    \b
+    mso retrain
+    mso retrain --kinds lr,xgb
+    """
+    from mobile_sentiment_ops.screen import Screen
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a training that is stopped gives its lease back
+    names = [name.strip() for name in kinds.split(",") if name.strip()] if kinds else None
+    platform = session_of(context).platform(story=job is not None)
+    with Screen(stderr=True, quiet=as_json or job is not None) as screen:
+        step = screen.step("training")
+        verdicts = platform.models.retrain(job, kinds=names, progress=step.at)
+    if as_json:
+        print_json({"verdicts": verdicts})
+    else:
+        for verdict in verdicts:
+            print(f"{verdict.candidate}: {verdict.outcome}. {verdict.summary}")
+
+
+@models.command("list")
+def models_list(context: typer.Context, as_json: Json = False) -> None:
+    """List registered models, newest first; the champion is marked."""
+    from mobile_sentiment_ops.screen import table
+
+    found = session_of(context).platform().models
+    versions, champion = found.versions(), found.champion()
+    serving = champion.version if champion else None
+    if as_json:
+        print_json({"champion": serving, "versions": versions})
+        return
+    rows = [
+        (
+            "champion" if version.version == serving else "",
+            version.version,
+            version.kind,
+            f"{version.metrics['macro_f1']:.3f}" if "macro_f1" in version.metrics else None,
+            version.tags.get("verdict"),
+            f"{version.created_at:%Y-%m-%d %H:%M}",
+            version.dataset[:12],
+        )
+        for version in versions
+    ]
+    table(["", "version", "kind", "macro-F1", "verdict", "trained", "dataset"], rows)
+
+
+@models.command("show")
+def models_show(context: typer.Context, version: str, as_json: Json = False) -> None:
+    """Show one registered model with its figures."""
+    from mobile_sentiment_ops.screen import table
+
+    versions = {found.version: found for found in session_of(context).platform().models.versions()}
+    if version not in versions:
+        raise NotFound(f"there is no model version {version}; `mso models list` shows {', '.join(versions) or 'none'}")
+    found = versions[version]
+    if as_json:
+        print_json(found)
+        return
+    facts = {"version": found.version, "kind": found.kind, "trained": f"{found.created_at:%Y-%m-%d %H:%M} UTC"}
+    facts |= {"dataset": found.dataset, "bundle": found.bundle_hash, "run": found.run_id, **found.tags}
+    table(["", ""], [*facts.items(), *((name, f"{value:.4f}") for name, value in sorted(found.metrics.items()))])
+
+
+@commands.command()
+def promote(context: typer.Context, version: str, reason: Reason, as_json: Json = False) -> None:
+    """Let a registered model serve because you say so.
+
+    \b
+    mso promote 3 --reason "it knows the new release's words"
+    """
+    champion = session_of(context).platform().models.promote(version, actor=actor(), reason=reason)
+    print_json(champion) if as_json else print(f"version {champion.version} ({champion.kind}) is the champion")
+
+
+@commands.command()
+def rollback(context: typer.Context, reason: Reason, as_json: Json = False) -> None:
+    """Let the model before the champion serve again; works while MLflow is away.
+
+    \b
+    mso rollback --reason "complaints since Monday"
+    """
+    champion = session_of(context).platform().models.rollback(actor=actor(), reason=reason)
+    print_json(champion) if as_json else print(f"version {champion.version} ({champion.kind}) is the champion again")
+
+
+@commands.command()
+def ledger(context: typer.Context, as_json: Json = False) -> None:
+    """Print who decided what, when and why, oldest first."""
+    from mobile_sentiment_ops.screen import table
+
+    found = session_of(context).platform().state.ledger()
+    if as_json:
+        print_json({"entries": found})
+        return
+    rows = [(e.seq, f"{e.at:%Y-%m-%d %H:%M:%S}", e.decision) for e in found]
+    table(
+        ["", "at (UTC)", "by", "action", "version", "reason"],
+        [(seq, at, made.actor, made.action, made.subject, made.reason) for seq, at, made in rows],
+    )
+
+
+@commands.command()
+def jobs(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs shown.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show long work: trainings, newest first."""
+    from mobile_sentiment_ops.screen import table
+
+    found = session_of(context).platform().state.jobs(limit=limit)
+    if as_json:
+        print_json({"jobs": found})
+        return
+    rows = [
+        (
+            job.job_id,
+            job.kind,
+            job.state,
+            f"{job.progress:.0%}",
+            f"{job.created_at:%Y-%m-%d %H:%M}",
+            job.error or job.step,
+        )
+        for job in found
+    ]
+    table(["job", "kind", "state", "done", "asked for", "step"], rows)

@@ -1,0 +1,101 @@
+"""What every command starts from: its settings, the platform over them, and answers for scripts."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import datetime
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from mobile_sentiment_ops.errors import SettingsError
+
+if TYPE_CHECKING:
+    from mobile_sentiment_ops.bootstrap import Platform
+    from mobile_sentiment_ops.settings import Resolved
+
+Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document.")]
+
+
+@dataclass
+class Session:
+    """The global options of one command line."""
+
+    config: Path | None = None
+    flags: dict[str, object] = field(default_factory=dict)
+    debug: bool = False
+
+    def read(self, config: Path | None, given: list[str]) -> None:
+        """Take the options in. Processes that this one starts find them in the environment."""
+        self.config = config
+        if config is not None:
+            os.environ["MSO_CONFIG"] = str(config.absolute())
+        for pair in given:
+            key, found, text = pair.partition("=")
+            if not found:
+                raise SettingsError(f"--set {pair}: expected KEY=VALUE, such as --set api.port=5002")
+            self.flags[key] = text
+            os.environ[f"MSO_{key.upper().replace('.', '__')}"] = text
+
+    def settings(self, **more: object) -> Resolved:
+        """The settings of all layers; `more` are flags of the command, with __ for the dot."""
+        from mobile_sentiment_ops.bootstrap import find_settings
+        from mobile_sentiment_ops.settings import from_text
+
+        flags = {key: from_text(key, str(text)) for key, text in self.flags.items()}
+        flags |= {key.replace("__", "."): value for key, value in more.items() if value is not None}
+        found = find_settings(config=self.config, flags=flags)
+        self.debug = found.settings.logs.level == "debug"
+        return found
+
+    def platform(self, *, story: bool = False, log: TextIO | None = None) -> Platform:
+        """The platform, with logs as the settings say, on stderr or into `log`. A command that tells how
+        it goes by itself leaves the `story` out: only warnings are logged, unless a level was set."""
+        from mobile_sentiment_ops.bootstrap import assemble
+        from mobile_sentiment_ops.logs import configure_logs
+
+        found = self.settings()
+        logs = found.settings.logs
+        if not story and log is None and "logs.level" not in found.sources:
+            logs = logs.model_copy(update={"level": "warning"})
+        configure_logs(logs, log)
+        return assemble(found.settings)
+
+
+def session_of(context: typer.Context) -> Session:
+    """The session that `main` gave to this command."""
+    found: Session = context.find_object(Session) or Session()
+    return found
+
+
+def actor() -> str:
+    """Who decides: the name of this user of the operating system."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in a container
+        return f"uid {os.getuid()}"
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout; what could not be measured is null."""
+    print(json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, PurePath | Enum):
+        return str(value)
+    return None if isinstance(value, float) and value != value else value
