@@ -154,7 +154,9 @@ stand_in._load_pyfunc = Opened
 sys.modules[sys.argv[3]] = stand_in
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(sys.argv[2])
-print(*model.predict(pandas.DataFrame({"stars": [5, 1], "review_text": ["good", "bad"]}))["sentiment"])
+frame = pandas.DataFrame({"stars": [5, 1], "review_text": ["good", "bad"], "rating": [5, None]})
+print(*model.predict(frame)["sentiment"])
+print(*model.predict(frame[["review_text"]])["sentiment"])
 """
 
 
@@ -167,7 +169,7 @@ def test_any_user_loads_the_champion_by_its_alias(
     registry.set_aliases({"champion": registry.record(training_run("lr")).version})
     address = f"models:/{mlflow_settings.registered_model}@champion"
     user = start_python(LOAD_AS_ANY_USER, mlflow_settings.tracking_uri, address, LOADER)
-    assert user.communicate(timeout=60)[0].split() == ["review_text,2,2,256"] * 2
+    assert user.communicate(timeout=60)[0].split() == ["review_text,rating,2,2,256"] * 2 + ["review_text,2,2,256"] * 2
 
 
 @pytest.fixture

@@ -340,12 +340,16 @@ def _model_files(model: LoggedModel, run: TrainingRun) -> dict[str, bytes]:
 
 
 def _signature() -> ModelSignature:
+    """What registry/pyfunc.py takes and answers. Ratings may be whole numbers, or floats where some are missing."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
 
+    figures = ("confidence", "p_negative", "p_neutral", "p_positive")
+    rating = AnyType()  # type: ignore[no-untyped-call]
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "review_text")]),
-        outputs=Schema([ColSpec(DataType.string, "sentiment")]),
+        inputs=Schema([ColSpec(DataType.string, "review_text"), ColSpec(rating, "rating", required=False)]),
+        outputs=Schema([ColSpec(DataType.string, "sentiment"), *(ColSpec(DataType.double, name) for name in figures)]),
     )
 
 
