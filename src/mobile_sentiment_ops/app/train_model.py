@@ -2,7 +2,7 @@
 
     train_startup_model   no champion yet: train the first kind and let it serve
     retrain               train kinds on the newest dataset, each against the champion of that moment
-    schedule_retrain      the same in a process of its own, one at a time
+    schedule_retrain      the same in a process of its own, one at a time; cancel_job ends it
     promote, rollback     a person's decision, with a reason
     reconcile             close what a crash left open and repair the registry's aliases
 
@@ -12,32 +12,36 @@ off a trainer that lost it (it cannot promote any more).
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import numpy as np
 import structlog
 
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
+from mobile_sentiment_ops.app.long_work import LEASE_SECONDS, alone, sigterm_raises
 from mobile_sentiment_ops.app.model_files import open_bundle
 from mobile_sentiment_ops.data.dataset import Dataset
-from mobile_sentiment_ops.errors import Busy, ModelError, NoModel, NotFound, StoreError
+from mobile_sentiment_ops.errors import BundleError, Busy, ModelError, NoModel, NotFound, StaleToken, StoreError
 from mobile_sentiment_ops.models.evaluation import evaluate
-from mobile_sentiment_ops.models.kinds import kind_named
+from mobile_sentiment_ops.models.kinds import Kind, kind_named
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.models.plots import evaluation_artifacts
 from mobile_sentiment_ops.models.training import train
 from mobile_sentiment_ops.ports import Bundles, Clock, Launcher, Registry, State, TrainingRun
-from mobile_sentiment_ops.registry.bundle import pack_bundle
+from mobile_sentiment_ops.registry.bundle import Bundle, pack_bundle
+from mobile_sentiment_ops.registry.checks import check_model
 from mobile_sentiment_ops.registry.gate import GateLimits, compare
+from mobile_sentiment_ops.registry.transitions import ENDED
 from mobile_sentiment_ops.settings import Gate, Training
 from mobile_sentiment_ops.types import (
+    LABELS,
     Champion,
     Decision,
     Job,
@@ -54,7 +58,6 @@ Progress = Callable[[str, float], None]
 """Called with a step in words and the share done, 0..1."""
 
 LEASE = "training"
-LEASE_SECONDS = 60.0
 QUEUED_FOR_AT_MOST = timedelta(minutes=1)
 
 
@@ -91,6 +94,7 @@ class MLOpsHandler:
         gate: Gate,
         provenance: Mapping[str, str],
         holder: str,
+        patience_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._data = data
         self._registry = registry
@@ -102,6 +106,7 @@ class MLOpsHandler:
         self._gate = gate
         self._provenance = provenance
         self._holder = holder
+        self._patience_seconds = patience_seconds
 
     # --- training
 
@@ -122,32 +127,58 @@ class MLOpsHandler:
     ) -> list[Verdict]:
         """Train each kind on the newest dataset and let it replace the champion if the gate says so.
 
-        With `job_id` the job is kept up to date; it ends FAILED when this raises. Raises Busy when
-        another process is training.
+        With `job_id` that queued job is kept up to date: it ends FAILED when this raises, CANCELLED by
+        SIGTERM or Ctrl-C, and it waits as long as a training that was killed still has its lease.
+        Raises Busy when another process is training, and Unavailable before anything is trained when
+        the registry is away.
         """
         if job_id is None:
-            return self._retrain(kinds, progress)
-        self._state.update_job(job_id, state=JobState.RUNNING)
+            return self._retrain(kinds, progress, patience_seconds=0.0)
+        if (job := self._state.job(job_id)).state is not JobState.QUEUED:
+            raise Busy(f"job {job_id} is {job.state.value}, expected a queued one; `mso retrain` needs none")
+        self._state.update_job(job_id, state=JobState.RUNNING, pid=os.getpid())
 
         def report(step: str, share: float) -> None:
-            self._state.update_job(job_id, progress=share, step=step, log=f"{self._clock.now():%H:%M:%S} {step}\n")
+            told = f"{self._clock.now():%H:%M:%S} {step}\n"
+            job = self._state.update_job(job_id, progress=share, step=step, log=told)
+            if job.state in ENDED:
+                raise StaleToken(f"job {job_id} was ended as {job.state.value} meanwhile; its training stops")
             progress(step, share)
 
         try:
-            verdicts = self._retrain(kinds, report)
+            with sigterm_raises():
+                verdicts = self._retrain(kinds, report, job_id=job_id, patience_seconds=self._patience_seconds)
         except BaseException as err:
-            self._state.update_job(job_id, state=JobState.FAILED, error=str(err) or type(err).__name__)
+            state = JobState.CANCELLED if isinstance(err, KeyboardInterrupt) else JobState.FAILED
+            self._state.update_job(job_id, state=state, error=str(err) or type(err).__name__)
             raise
         result = {"verdicts": [asdict(verdict) for verdict in verdicts]}
         self._state.update_job(job_id, state=JobState.DONE, progress=1.0, step="done", result=result)
         return verdicts
 
-    def schedule_retrain(self) -> Job:
+    def schedule_retrain(self, kinds: Sequence[str] | None = None) -> Job:
         """A job that trains in a process of its own; the one that is already on its way, if any."""
+        for name in kinds or ():
+            kind_named(name)
         self.close_lost_jobs()
         job, created = self._state.submit("retrain")
-        if created:
-            job = self._state.update_job(job.job_id, pid=self._launcher.start(job.job_id))
+        if not created:
+            return job
+        try:
+            return self._state.update_job(job.job_id, pid=self._launcher.start(job.job_id, tuple(kinds or ())))
+        except StoreError as err:
+            self._state.update_job(job.job_id, state=JobState.FAILED, error=str(err))
+            raise
+
+    def cancel_job(self, job_id: str) -> Job:
+        """End a job and its process; one that has ended stays as it ended."""
+        job = self._state.job(job_id)
+        if job.state in ENDED:
+            return job
+        # marked first: what its process says when it is told to end does not count any more
+        job = self._state.update_job(job_id, state=JobState.CANCELLED, error="it was told to end")
+        if job.pid is not None:
+            self._launcher.stop(job.pid)
         return job
 
     def missing_kinds(self) -> tuple[str, ...]:
@@ -155,11 +186,15 @@ class MLOpsHandler:
         known = {version.kind for version in self._registry.versions()}
         return tuple(kind for kind in self._training.kinds if kind not in known)
 
-    def _retrain(self, kinds: Sequence[str] | None, progress: Progress) -> list[Verdict]:
+    def _retrain(
+        self, kinds: Sequence[str] | None, progress: Progress, *, patience_seconds: float, job_id: str | None = None
+    ) -> list[Verdict]:
         names = tuple(kinds or self._training.kinds)
         for name in names:
             kind_named(name)  # an unknown name stops everything before anything is trained
-        with self._alone() as lease:
+        waiting = partial(progress, "waiting for another training to end", 0.0)
+        with alone(self._state, LEASE, self._holder, patience_seconds=patience_seconds, waiting=waiting) as lease:
+            self.reconcile(but=job_id)
             progress("building the dataset", 0.0)
             dataset = self._data.build_dataset(self._training, not_before=self._test_from())
             verdicts = []
@@ -172,6 +207,7 @@ class MLOpsHandler:
         """Train, compare on the same rows as the champion, record, and promote when it is better."""
         progress(f"training {kind} on {dataset.train.height + dataset.validation.height} reviews", 0.0)
         candidate = self._train(kind, dataset)
+        check_model(candidate.model)
         progress(f"comparing {kind} with the champion on {dataset.test.height} newer reviews", 0.6)
         champion = self._state.champion()
         verdict = self._compare(candidate, champion, dataset)
@@ -182,11 +218,12 @@ class MLOpsHandler:
         if verdict.outcome is Outcome.PROMOTE:
             promote = Decision("promote", version.version, "gate", verdict.summary, figures)
             token = champion.token if champion else 0
-            self._state.change_champion(version, promote, expected_token=token, fence=lease)
-            self._project_aliases()
+            champion = self._state.change_champion(version, promote, expected_token=token, fence=lease)
+            self._project_aliases(champion)
         else:
             self._state.decide(decision)
-            self._set_aliases({"challenger": version.version})
+            if kind_named(kind).candidate:
+                self._set_aliases({"challenger": version.version})
         log.info("compared", kind=kind, version=version.version, outcome=verdict.outcome.value)
         progress(f"{kind}: {verdict.outcome.value}. {verdict.summary}", 1.0)
         return verdict
@@ -216,20 +253,27 @@ class MLOpsHandler:
         )
 
     def _compare(self, candidate: Candidate, champion: Champion | None, dataset: Dataset) -> Verdict:
+        bundle = self._champion_bundle(champion)
         rival = None
-        if champion is not None:
-            model = open_bundle(self._bundles, self._registry, champion.version, champion.bundle_hash).model
+        if bundle is not None:
             texts, ratings = dataset.test["review_text"].to_list(), dataset.test["rating"].to_list()
-            rival = model.decide(model.probabilities(texts, ratings))
-        return compare(
+            rival = bundle.model.decide(bundle.model.probabilities(texts, ratings))
+        kind = kind_named(candidate.kind)
+        verdict = compare(
             dataset.test["label"].to_numpy(),
             candidate.decisions,
             rival,
-            candidate=kind_named(candidate.kind).title,
-            champion=f"version {champion.version} ({kind_named(champion.kind).title})" if champion else None,
+            candidate=kind.title,
+            champion=f"version {champion.version} ({kind_named(champion.kind).title})" if champion and bundle else None,
             limits=GateLimits.of(self._gate),
             seed=self._training.seed,
         )
+        if not kind.candidate:
+            return replace(verdict, outcome=Outcome.REJECT, reasons=(_baseline(kind),), summary=_baseline(kind))
+        if champion is not None and bundle is None:
+            lost = f"Version {champion.version}, the champion, cannot be opened any more."
+            return replace(verdict, reasons=(lost, *verdict.reasons), summary=f"{lost} {verdict.summary}")
+        return verdict
 
     def _record(self, candidate: Candidate, verdict: Verdict, dataset: Dataset) -> ModelVersion:
         kind = kind_named(candidate.kind)
@@ -239,6 +283,7 @@ class MLOpsHandler:
             "trained_at": candidate.finished_at.isoformat(),
             "dataset": summary,
             "metrics": dict(candidate.metrics),
+            "labels_decided": _labels_decided(candidate.decisions),
             "verdict": {"outcome": verdict.outcome.value, "summary": verdict.summary},
             "provenance": dict(self._provenance),
             "seed": self._training.seed,
@@ -266,37 +311,20 @@ class MLOpsHandler:
 
     def _test_from(self) -> datetime | None:
         """Where the champion's own test rows begin: newer test rows were seen by neither model."""
-        champion = self._state.champion()
-        if champion is None:
-            return None
-        card = open_bundle(self._bundles, self._registry, champion.version, champion.bundle_hash).card
-        text = card["dataset"].get("test_from")
+        bundle = self._champion_bundle(self._state.champion())
+        text = bundle.card["dataset"].get("test_from") if bundle else None
         return datetime.fromisoformat(text) if text else None
 
-    @contextmanager
-    def _alone(self) -> Iterator[Lease]:
-        """Hold the training lease, renewing it in the background, or raise Busy."""
-        lease = self._state.acquire(LEASE, self._holder, seconds=LEASE_SECONDS)
-        if lease is None:
-            raise Busy("another process is training; wait for it, or see `mso status` and GET /jobs")
-        stop = threading.Event()
-
-        def keep() -> None:
-            held: Lease | None = lease
-            while held is not None and not stop.wait(LEASE_SECONDS / 4):
-                try:
-                    held = self._state.renew(held, seconds=LEASE_SECONDS)
-                except StoreError as err:
-                    log.warning("lease not renewed", lease=LEASE, error=str(err))
-
-        keeper = threading.Thread(target=keep, name="training-lease", daemon=True)
-        keeper.start()
+    def _champion_bundle(self, champion: Champion | None) -> Bundle | None:
+        """The champion's files; None when there is no champion, or when its files are lost for good, so
+        that only another champion helps. A registry that is away raises Unavailable."""
+        if champion is None:
+            return None
         try:
-            yield lease
-        finally:
-            stop.set()
-            keeper.join()
-            self._state.release(lease)
+            return open_bundle(self._bundles, self._registry, champion.version, champion.bundle_hash)
+        except (BundleError, NotFound) as err:
+            log.warning("champion cannot be opened", version=champion.version, error=str(err))
+            return None
 
     # --- who answers
 
@@ -311,12 +339,19 @@ class MLOpsHandler:
     def promote(self, version: str, *, actor: str, reason: str) -> Champion:
         """Let a registered version answer because a person says so.
 
-        Its files are opened and checked first. Raises NotFound for an unknown version.
+        Its files are opened and tried first. Raises NotFound for an unknown version, ModelError for a
+        baseline, one that gave every test row the same label, and one that fails its checks.
         """
         known = {found.version: found for found in self._registry.versions()}
         if version not in known:
             raise NotFound(f"there is no model version {version}; `mso models list` shows {_some(known)}")
-        open_bundle(self._bundles, self._registry, version, known[version].bundle_hash)
+        bundle = open_bundle(self._bundles, self._registry, version, known[version].bundle_hash)
+        kind, decided = kind_named(bundle.model.kind), bundle.card.get("labels_decided", LABELS)
+        if not kind.candidate:
+            raise ModelError(f"version {version} cannot be promoted: {_baseline(kind)}")
+        if len(decided) < 2:
+            raise ModelError(f"version {version} cannot be promoted: it gave every test row the label {decided}")
+        check_model(bundle.model)
         return self._override("promote", known[version], actor, reason)
 
     def rollback(self, *, actor: str, reason: str) -> Champion:
@@ -339,42 +374,56 @@ class MLOpsHandler:
 
     def _override(self, action: str, version: ModelVersion, actor: str, reason: str) -> Champion:
         champion = self._state.champion()
-        if champion is not None and champion.version == version.version:
+        if champion is not None and champion.bundle_hash == version.bundle_hash:
             return champion
-        figures = {"from": champion.version if champion else None, "to": version.version}
+        figures = {
+            "from": champion.version if champion else None,
+            "to": version.version,
+            "verdict": version.tags.get("verdict"),  # what the gate said of it, if the registry is there to tell
+        }
         decision = Decision(action, version.version, actor, reason, figures)
         changed = self._state.change_champion(version, decision, expected_token=champion.token if champion else 0)
-        self._project_aliases()
+        self._project_aliases(changed)
         log.info(action, version=version.version, actor=actor, reason=reason)
         return changed
 
     # --- what a crash may have left
 
-    def reconcile(self) -> list[str]:
-        """Close jobs without a process and repair the aliases; what was found, in words."""
-        found = self.close_lost_jobs()
+    def reconcile(self, *, but: str | None = None) -> list[str]:
+        """Close jobs and runs without a process and repair the aliases; what was found, in words.
+
+        The job `but` is left alone: it is the caller's own. Raises Unavailable when the registry is
+        away; the jobs are closed by then.
+        """
+        found = self.close_lost_jobs(but=but)
+        if lost := self._registry.close_lost():
+            found.append(f"{lost} training runs were left open by a process that ended and were closed as failed")
         champion = self._state.champion()
         if champion is not None:
-            pointed = self._registry.aliases()
-            for alias, version in self._projection(champion).items():
-                if pointed.get(alias) != version and not (version is None and alias not in pointed):
-                    found.append(
-                        f"alias {alias} pointed at {pointed.get(alias) or 'nothing'} and was put back to "
-                        f"{version or 'nothing'}: the champion changes only by `mso promote`"
-                    )
-            if found:
-                self._project_aliases()
+            pointed, expected = self._registry.aliases(), self._projection(champion)
+            if pointed.get("challenger") == champion.version:
+                expected["challenger"] = None
+            wrong = {alias: version for alias, version in expected.items() if pointed.get(alias) != version}
+            found += [
+                f"alias {alias} pointed at {pointed.get(alias) or 'nothing'} and was put back to "
+                f"{version or 'nothing'}: the champion changes only by `mso promote`"
+                for alias, version in wrong.items()
+            ]
+            self._set_aliases(wrong)
         for sentence in found:
             log.warning("reconciled", found=sentence)
         return found
 
-    def close_lost_jobs(self) -> list[str]:
-        """End as FAILED the jobs whose process is gone or never came."""
+    def close_lost_jobs(self, *, but: str | None = None) -> list[str]:
+        """End as FAILED the jobs whose process is gone or never came; the job `but` is left alone."""
         found = []
         for state in (JobState.RUNNING, JobState.QUEUED):
             for job in self._state.jobs(state=state):
-                started = job.pid is not None or self._clock.now() - job.created_at < QUEUED_FOR_AT_MOST
-                if started and (job.pid is None or self._launcher.alive(job.pid)):
+                if job.pid is None:
+                    under_way = self._clock.now() - job.created_at < QUEUED_FOR_AT_MOST
+                else:
+                    under_way = self._launcher.alive(job.pid)
+                if under_way or job.job_id == but:
                     continue
                 error = "its process ended without finishing; ask for it again"
                 self._state.update_job(job.job_id, state=JobState.FAILED, error=error)
@@ -388,9 +437,9 @@ class MLOpsHandler:
             "previous": champion.previous_version,
         }
 
-    def _project_aliases(self) -> None:
-        if (champion := self._state.champion()) is not None:
-            self._set_aliases(self._projection(champion))
+    def _project_aliases(self, champion: Champion) -> None:
+        """A new champion has no challenger yet."""
+        self._set_aliases({**self._projection(champion), "challenger": None})
 
     def _set_aliases(self, aliases: Mapping[str, str | None]) -> None:
         """The aliases only mirror the champion row, so a registry that is away stops nothing."""
@@ -403,6 +452,18 @@ class MLOpsHandler:
 def _within(progress: Progress, start: float, end: float) -> Progress:
     """A progress whose 0..1 is the part from `start` to `end` of another."""
     return lambda step, share: progress(step, start + (end - start) * share)
+
+
+def _labels_decided(decisions: np.ndarray) -> list[str]:
+    """
+    >>> _labels_decided(np.array([2, 0, 2]))
+    ['Negative', 'Positive']
+    """
+    return [LABELS[index].value for index in np.unique(decisions)]
+
+
+def _baseline(kind: Kind) -> str:
+    return f"{kind.title} is a baseline, there to be beaten."
 
 
 def _peak_memory_mb() -> float:

@@ -1,0 +1,80 @@
+"""Long work that is done alone and ends in order, whoever ends it."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import structlog
+
+from mobile_sentiment_ops.errors import Busy, StoreError
+from mobile_sentiment_ops.ports import State
+from mobile_sentiment_ops.types import Lease
+
+log = structlog.get_logger()
+
+LEASE_SECONDS = 30.0
+
+
+@contextmanager
+def alone(
+    state: State, name: str, holder: str, *, patience_seconds: float, waiting: Callable[[], object]
+) -> Iterator[Lease]:
+    """Hold the lease `name`, renewed in the background, for as long as the block runs.
+
+    While somebody else has it, `waiting` is called once and the lease waited for; Busy after
+    `patience_seconds`. A holder that was killed keeps it for LEASE_SECONDS.
+    """
+    holder = f"{holder}:{secrets.token_hex(4)}"  # two threads of a process are two holders
+    deadline, told = time.monotonic() + patience_seconds, False
+    while (lease := state.acquire(name, holder, seconds=LEASE_SECONDS)) is None:
+        if time.monotonic() >= deadline:
+            raise Busy(
+                f"another process is {name}: see `mso status` and GET /jobs, and wait for it; if it was "
+                f"killed, ask again in {LEASE_SECONDS:.0f} seconds"
+            )
+        if not told:
+            waiting()
+            told = True
+        time.sleep(min(1.0, patience_seconds))
+    stop = threading.Event()
+
+    def keep() -> None:
+        held: Lease | None = lease
+        while held is not None and not stop.wait(LEASE_SECONDS / 6):
+            try:
+                held = state.renew(held, seconds=LEASE_SECONDS)
+            except StoreError as err:
+                log.warning("lease not renewed", lease=name, error=str(err))
+
+    keeper = threading.Thread(target=keep, name=f"{name}-lease", daemon=True)
+    keeper.start()
+    try:
+        yield lease
+    finally:
+        stop.set()
+        keeper.join()
+        state.release(lease)
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM end the block by KeyboardInterrupt, as Ctrl-C does; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_sign: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told once is enough: the work is being closed
+        raise KeyboardInterrupt("it was told to end by SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

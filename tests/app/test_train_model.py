@@ -1,0 +1,624 @@
+"""The lifecycle over ports in memory, with real models on small data."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mobile_sentiment_ops.adapters.memory import MemoryLauncher, MemoryPorts, MemoryRegistry
+from mobile_sentiment_ops.app.data_pipeline import DataHandler
+from mobile_sentiment_ops.app.train_model import LEASE, MLOpsHandler, Progress
+from mobile_sentiment_ops.data.dataset import read_manifest, rebuild
+from mobile_sentiment_ops.errors import (
+    BundleError,
+    Busy,
+    ModelError,
+    NoModel,
+    NotFound,
+    StaleToken,
+    StoreError,
+    TooFewRows,
+    Unavailable,
+)
+from mobile_sentiment_ops.models.evaluation import evaluate
+from mobile_sentiment_ops.ports import TrainingRun
+from mobile_sentiment_ops.registry.bundle import pack_bundle, unpack_bundle
+from mobile_sentiment_ops.registry.ledger import first_broken
+from mobile_sentiment_ops.settings import Gate, Ingest, Training
+from mobile_sentiment_ops.types import Job, JobState, Outcome
+
+OLD_WORDS = {
+    1: ("terrible", "crashes", "useless", "slow", "broken", "awful"),
+    3: ("okay", "average", "mediocre", "passable", "so-so", "middling"),
+    5: ("great", "lovely", "quick", "handy", "superb", "pleasant"),
+}
+NEW_WORDS = {
+    1: ("mies", "langsam", "kaputt", "nervig", "teuer", "schlecht"),
+    3: ("mittel", "solala", "naja", "okayish", "durchwachsen", "brauchbar"),
+    5: ("toll", "schnell", "klasse", "hilfreich", "prima", "super"),
+}
+TOPICS = ("login", "update", "widget", "camera", "search", "support", "payment", "design", "sync", "menu")
+PLACES = ("phone", "tablet", "train", "office", "kitchen", "garden", "car", "watch")
+JANUARY = datetime(2025, 1, 1, tzinfo=UTC)
+LENIENT = Gate(min_test_rows=40, bootstrap_samples=200)
+
+
+def reviews(count: int, *, words: Mapping[int, tuple[str, ...]] = OLD_WORDS, since: datetime = JANUARY) -> pl.DataFrame:
+    """That many reviews of distinct texts, one an hour, a few of them with contrary stars."""
+    chance = np.random.default_rng(since.toordinal())
+    texts = [
+        (f"{word} {topic} on the {place}", stars)
+        for stars, known in words.items()
+        for word, topic, place in itertools.product(known, TOPICS, PLACES)
+    ]
+    chosen = [texts[at] for at in chance.permutation(len(texts))[:count]]
+    return pl.DataFrame(
+        {
+            "review_id": [f"{since:%Y-%m}-{number}" for number in range(count)],
+            "app": [("lamp", "torch")[number % 2] for number in range(count)],
+            "submitted_at": [since + timedelta(hours=number) for number in range(count)],
+            "rating": [6 - stars if chance.random() < 0.05 else stars for _, stars in chosen],
+            "review_text": [text for text, _ in chosen],
+        }
+    )
+
+
+@dataclass
+class World:
+    """Ports in memory with reviews in them, and handlers over them."""
+
+    ports: MemoryPorts
+    data: DataHandler
+
+    def ingest(self, frame: pl.DataFrame) -> None:
+        self.data.ingest_frames("reviews", [frame])
+
+    def handler(
+        self,
+        holder: str = "here",
+        *,
+        patience: float = 0.0,
+        gate: Gate = LENIENT,
+        **training: object,
+    ) -> MLOpsHandler:
+        return MLOpsHandler(
+            data=self.data,
+            registry=self.ports.registry,
+            state=self.ports.state,
+            bundles=self.ports.bundles,
+            launcher=self.ports.launcher,
+            clock=self.ports.clock,
+            training=Training.model_validate({"kinds": ("lr",), **training}),
+            gate=gate,
+            provenance={"git_revision": "abc", "lock_hash": "0123"},
+            holder=holder,
+            patience_seconds=patience,
+        )
+
+    def job(self) -> str:
+        job, created = self.ports.state.submit("retrain")
+        assert created
+        return job.job_id
+
+    def actions(self) -> list[tuple[str, str]]:
+        entries = self.ports.state.ledger()
+        assert first_broken(entries) is None
+        return [(entry.decision.action, entry.decision.subject) for entry in entries]
+
+
+@pytest.fixture
+def world(memory: MemoryPorts) -> World:
+    data = DataHandler(
+        tables=memory.tables, files=memory.files, datasets=memory.datasets, clock=memory.clock, ingest=Ingest()
+    )
+    found = World(memory, data)
+    found.ingest(reviews(500))
+    return found
+
+
+@pytest.fixture
+def models(world: World) -> MLOpsHandler:
+    return world.handler()
+
+
+def when(step: str, do: Callable[[], object]) -> Progress:
+    """A progress that does something once, when a step that starts like this comes."""
+    todo = [do]
+
+    def progress(said: str, share: float) -> None:
+        if said.startswith(step) and todo:
+            todo.pop()()
+
+    return progress
+
+
+def grow_new_words(world: World) -> None:
+    world.ingest(reviews(900, words=NEW_WORDS, since=JANUARY + timedelta(days=60)))
+
+
+# --- the first model
+
+
+def test_the_first_model_serves_once_it_beats_answering_one_label(world: World, models: MLOpsHandler) -> None:
+    champion = models.train_startup_model()
+    assert (champion.version, champion.kind, champion.actor, champion.previous_version) == ("1", "lr", "gate", None)
+    assert "LogisticRegression" in champion.reason
+    assert world.ports.registry.aliases() == {"champion": "1", "Production": "1"}
+    assert world.actions() == [("promote", "1")]
+    assert models.train_startup_model() == champion
+    assert len(world.ports.registry.runs) == 1
+
+
+def test_a_run_carries_what_it_was_made_with(world: World, models: MLOpsHandler) -> None:
+    models.train_startup_model()
+    (run,) = world.ports.registry.runs
+    assert (run.name, run.kind) == ("LogisticRegression", "lr")
+    assert run.parameters.items() >= {"kind": "lr", "seed": "0"}.items()
+    assert run.tags.items() >= {"git_revision": "abc", "lock_hash": "0123", "verdict": "PROMOTE"}.items()
+    assert set(run.metrics) >= {"macro_f1", "accuracy", "log_loss", "ece", "f1_neutral", "macro_f1_app_lamp"}
+    assert run.metrics["train_seconds"] > 0
+    assert run.metrics["train_cpu_seconds"] > 0
+    assert run.metrics["peak_memory_mb"] > 50
+    assert set(run.artifacts) >= {"confusion_matrix.png", "reliability.png", "classification_report.txt"}
+    assert world.ports.datasets.list() == [run.dataset["fingerprint"]]
+    bundle = unpack_bundle(run.bundle, bundle_hash=run.bundle_hash)
+    assert read_manifest(bundle.manifest).fingerprint == bundle.card["dataset"]["fingerprint"]
+    assert bundle.card["metrics"]["macro_f1"] == run.metrics["macro_f1"]
+    assert bundle.card["labels_decided"] == ["Negative", "Neutral", "Positive"]
+
+
+def test_too_few_reviews_to_judge_by_make_no_first_model(world: World) -> None:
+    with pytest.raises(ModelError, match=r"no model can serve yet: .*\b100\b"):
+        world.handler(gate=Gate(min_test_rows=200)).train_startup_model()
+    assert world.ports.state.champion() is None
+    assert world.actions() == [("verdict", "1")]
+    assert world.ports.registry.aliases() == {"challenger": "1"}
+
+
+def test_without_reviews_nothing_is_trained(memory: MemoryPorts, world: World) -> None:
+    empty = MemoryPorts(memory.clock)
+    world.data = DataHandler(
+        tables=empty.tables, files=empty.files, datasets=empty.datasets, clock=empty.clock, ingest=Ingest()
+    )
+    with pytest.raises(TooFewRows, match="0 reviews"):
+        world.handler().train_startup_model()
+
+
+# --- the next ones
+
+
+def test_the_same_data_make_no_better_model(world: World, models: MLOpsHandler) -> None:
+    champion = models.train_startup_model()
+    (verdict,) = models.retrain()
+    assert verdict.outcome is Outcome.HOLD
+    assert verdict.measured["gain"] == 0
+    assert verdict.champion == "version 1 (LogisticRegression)"
+    assert models.champion() == champion
+    assert world.ports.registry.aliases() == {"champion": "1", "Production": "1", "challenger": "2"}
+    assert world.actions() == [("promote", "1"), ("verdict", "2")]
+
+
+def test_a_better_candidate_replaces_the_champion(world: World, models: MLOpsHandler) -> None:
+    models.train_startup_model()
+    models.retrain()
+    grow_new_words(world)
+    (verdict,) = models.retrain()
+    assert verdict.outcome is Outcome.PROMOTE
+    champion = models.champion()
+    assert champion is not None
+    assert (champion.version, champion.previous_version, champion.reason) == ("3", "1", verdict.summary)
+    assert world.ports.registry.aliases() == {"champion": "3", "Production": "3", "previous": "1"}
+    figures = world.ports.state.ledger()[-1].decision.figures
+    assert figures["dataset"] == world.ports.registry.runs[-1].dataset["fingerprint"]
+    assert figures["measured"] == dict(verdict.measured)
+
+
+def test_both_are_judged_on_the_same_rows_that_neither_has_seen(world: World, models: MLOpsHandler) -> None:
+    models.train_startup_model()
+    grow_new_words(world)
+    (verdict,) = world.handler(test_share=0.9).retrain()  # a share that would reach into what the champion learned
+    first, second = (unpack_bundle(run.bundle, bundle_hash=run.bundle_hash) for run in world.ports.registry.runs)
+    learned = read_manifest(first.manifest).rows.filter(pl.col("split") != "test")["review_id"]
+    judged = rebuild(read_manifest(second.manifest), world.data.reviews()).dataset.test
+    assert not set(learned) & set(judged["review_id"])
+    assert verdict.measured["test_rows"] == judged.height
+    labels = judged["label"].to_numpy()
+    for name, bundle in (("candidate", second), ("rival", first)):
+        probabilities = bundle.model.probabilities(judged["review_text"].to_list(), judged["rating"].to_list())
+        scores = evaluate(labels, probabilities, bundle.model.decide(probabilities), {})
+        assert verdict.measured[f"{name}_macro_f1"] == pytest.approx(scores.macro_f1)
+
+
+def test_every_kind_meets_the_champion_of_its_moment(world: World) -> None:
+    verdicts = world.handler().retrain(kinds=["lr", "lr"])
+    assert [verdict.champion for verdict in verdicts] == [None, "version 1 (LogisticRegression)"]
+
+
+@pytest.mark.parametrize("kind", ["majority", "stars"])
+def test_a_baseline_is_recorded_and_never_promoted(world: World, models: MLOpsHandler, kind: str) -> None:
+    (verdict,) = models.retrain(kinds=[kind])
+    assert verdict.outcome is Outcome.REJECT
+    assert "baseline" in verdict.summary
+    assert models.champion() is None
+    assert world.ports.registry.aliases() == {}
+    assert world.actions() == [("verdict", "1")]
+    assert world.ports.registry.runs[0].tags["verdict"] == "REJECT"
+
+
+def test_an_unknown_kind_stops_before_anything_is_trained(world: World, models: MLOpsHandler) -> None:
+    with pytest.raises(ModelError, match="lstm"):
+        models.retrain(kinds=["lr", "lstm"])
+    assert not world.ports.registry.runs
+
+
+def test_a_champion_whose_files_are_lost_is_replaced_and_the_reason_says_so(world: World, models: MLOpsHandler) -> None:
+    champion = models.train_startup_model()
+    damaged = {name: content + b" " for name, content in world.ports.bundles.get(champion.bundle_hash).items()}
+    world.ports.bundles.put(damaged, champion.bundle_hash)
+    world.ports.registry.runs[0] = replace(world.ports.registry.runs[0], bundle=damaged)
+    (verdict,) = models.retrain()
+    assert verdict.outcome is Outcome.PROMOTE
+    assert verdict.summary.startswith("Version 1, the champion, cannot be opened any more.")
+    now = models.champion()
+    assert now is not None
+    assert (now.version, now.reason) == ("2", verdict.summary)
+
+
+def test_what_an_interrupted_first_run_left_is_known(world: World) -> None:
+    models = world.handler(kinds=("lr", "rf", "xgb"))
+    assert models.missing_kinds() == ("lr", "rf", "xgb")
+    models.train_startup_model()
+    assert models.missing_kinds() == ("rf", "xgb")
+    models.retrain(kinds=["xgb"])
+    assert models.missing_kinds() == ("rf",)
+
+
+# --- jobs
+
+
+def test_a_job_tells_how_it_goes_and_what_came_of_it(world: World, models: MLOpsHandler) -> None:
+    job_id, seen = world.job(), list[Job]()
+    models.retrain(job_id, progress=lambda step, share: seen.append(world.ports.state.job(job_id)))
+    assert {job.state for job in seen} == {JobState.RUNNING}
+    assert [job.progress for job in seen] == sorted(job.progress for job in seen)
+    job = world.ports.state.job(job_id)
+    assert (job.state, job.progress, job.step, job.error) == (JobState.DONE, 1.0, "done", None)
+    assert [verdict["outcome"] for verdict in job.result["verdicts"]] == ["PROMOTE"]  # type: ignore[attr-defined]
+    assert "12:00:00 training lr on 400 reviews\n" in job.log
+
+
+def test_a_failure_ends_its_job_with_the_reason(world: World, models: MLOpsHandler) -> None:
+    job_id = world.job()
+    with pytest.raises(ModelError):
+        models.retrain(job_id, kinds=["lstm"])
+    job = world.ports.state.job(job_id)
+    assert job.state is JobState.FAILED
+    assert "lstm" in str(job.error)
+    assert job.finished_at == world.ports.clock.now()
+
+
+def test_a_job_is_run_once(world: World, models: MLOpsHandler) -> None:
+    job_id = world.job()
+    models.retrain(job_id)
+    with pytest.raises(Busy, match="is done, expected a queued one"):
+        models.retrain(job_id)
+    assert len(world.ports.registry.runs) == 1
+
+
+def test_retrains_are_scheduled_one_at_a_time(world: World, models: MLOpsHandler) -> None:
+    job = models.schedule_retrain(["rf", "xgb"])
+    assert models.schedule_retrain().job_id == job.job_id
+    assert world.ports.launcher.started == [(job.job_id, "rf", "xgb")]
+    assert job.pid is not None
+    assert world.ports.launcher.alive(job.pid)
+
+
+def test_a_job_whose_process_was_killed_makes_way(world: World, models: MLOpsHandler) -> None:
+    lost = models.schedule_retrain()
+    world.ports.launcher.finish(lost.pid or 0)
+    again = models.schedule_retrain()
+    assert again.job_id != lost.job_id
+    closed = world.ports.state.job(lost.job_id)
+    assert closed.state is JobState.FAILED
+    assert "ended without finishing" in str(closed.error)
+
+
+def test_a_job_that_never_got_a_process_makes_way_after_a_minute(world: World, models: MLOpsHandler) -> None:
+    job_id = world.job()
+    assert models.schedule_retrain().job_id == job_id
+    world.ports.clock.advance(61)
+    assert models.schedule_retrain().job_id != job_id
+
+
+def test_unknown_kinds_are_not_scheduled(world: World, models: MLOpsHandler) -> None:
+    with pytest.raises(ModelError, match="lstm"):
+        models.schedule_retrain(["lstm"])
+    assert world.ports.state.jobs() == []
+
+
+class NoProcesses(MemoryLauncher):
+    def start(self, job_id: str, kinds: object = ()) -> int:
+        raise StoreError("no more processes")
+
+
+def test_a_job_that_cannot_be_started_fails_at_once(world: World) -> None:
+    world.ports.launcher = NoProcesses()
+    with pytest.raises(StoreError, match="no more processes"):
+        world.handler().schedule_retrain()
+    (job,) = world.ports.state.jobs()
+    assert (job.state, job.error) == (JobState.FAILED, "no more processes")
+
+
+def test_a_cancelled_job_loses_its_process(world: World, models: MLOpsHandler) -> None:
+    job = models.schedule_retrain()
+    assert models.cancel_job(job.job_id).state is JobState.CANCELLED
+    assert not world.ports.launcher.alive(job.pid or 0)
+    assert world.ports.state.job(job.job_id).finished_at == world.ports.clock.now()
+    assert models.schedule_retrain().job_id != job.job_id
+
+
+def test_a_job_that_has_ended_is_not_cancelled_any_more(world: World, models: MLOpsHandler) -> None:
+    job = models.schedule_retrain()
+    world.ports.state.update_job(job.job_id, state=JobState.DONE)
+    assert models.cancel_job(job.job_id).state is JobState.DONE
+    assert world.ports.launcher.alive(job.pid or 0)  # the number may be another job's by now
+
+
+def test_a_training_notices_that_its_job_was_cancelled(world: World, models: MLOpsHandler) -> None:
+    job_id = world.job()
+    with pytest.raises(StaleToken, match="cancelled"):
+        models.retrain(job_id, progress=when("training lr", lambda: world.handler().cancel_job(job_id)))
+    assert world.ports.state.job(job_id).state is JobState.CANCELLED
+    assert not world.ports.registry.runs
+    assert models.champion() is None
+
+
+def test_sigterm_closes_the_job_and_gives_the_lease_back(world: World, models: MLOpsHandler) -> None:
+    assert threading.current_thread() is threading.main_thread()
+    job_id, before = world.job(), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        models.retrain(job_id, progress=when("comparing", lambda: signal.raise_signal(signal.SIGTERM)))
+    job = world.ports.state.job(job_id)
+    assert (job.state, job.error) == (JobState.CANCELLED, "it was told to end by SIGTERM")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert models.retrain()[0].outcome is Outcome.PROMOTE
+
+
+# --- one at a time
+
+
+def test_only_one_process_trains(world: World, models: MLOpsHandler) -> None:
+    refused: list[str] = []
+
+    def other() -> None:
+        with pytest.raises(Busy, match="another process is training") as caught:
+            world.handler("there").retrain()
+        refused.append(str(caught.value))
+
+    assert models.retrain(progress=when("training lr", other))[0].outcome is Outcome.PROMOTE
+    assert refused
+    assert len(world.ports.registry.runs) == 1
+
+
+def test_two_threads_of_a_process_are_two(world: World, models: MLOpsHandler) -> None:
+    def again() -> None:
+        with pytest.raises(Busy):
+            models.retrain()
+
+    assert models.retrain(progress=when("training lr", again))[0].outcome is Outcome.PROMOTE
+
+
+def test_a_job_waits_for_the_lease_of_a_trainer_that_was_killed(world: World) -> None:
+    assert world.ports.state.acquire(LEASE, "killed", seconds=30)
+    waited = when("waiting", lambda: world.ports.clock.advance(31))
+    job_id = world.job()
+    assert world.handler(patience=5.0).retrain(job_id, progress=waited)[0].outcome is Outcome.PROMOTE
+    assert "waiting for another training to end" in world.ports.state.job(job_id).log
+
+
+def test_a_job_that_waited_in_vain_says_why(world: World) -> None:
+    assert world.ports.state.acquire(LEASE, "there", seconds=30)
+    job_id = world.job()
+    with pytest.raises(Busy):
+        world.handler(patience=0.01).retrain(job_id)
+    assert "another process is training" in str(world.ports.state.job(job_id).error)
+
+
+def test_a_trainer_that_lost_its_lease_cannot_promote(world: World, models: MLOpsHandler) -> None:
+    def sleep_too_long() -> None:
+        world.ports.clock.advance(31)
+        assert world.ports.state.acquire(LEASE, "there", seconds=30)
+
+    job_id = world.job()
+    with pytest.raises(StaleToken, match="lease training was taken over"):
+        models.retrain(job_id, progress=when("comparing", sleep_too_long))
+    assert models.champion() is None
+    assert world.actions() == []
+    assert world.ports.registry.aliases() == {}
+    assert world.ports.state.job(job_id).state is JobState.FAILED
+    assert world.ports.state.acquire(LEASE, "third", seconds=30) is None  # the one that took it over still has it
+
+
+def test_a_champion_that_changed_meanwhile_is_not_overwritten(world: World, models: MLOpsHandler) -> None:
+    models.train_startup_model()
+    models.retrain()
+    grow_new_words(world)
+    person = world.handler("a person's")
+    with pytest.raises(StaleToken, match="champion changed meanwhile"):
+        models.retrain(
+            progress=when("recording", lambda: person.promote("2", actor="ann", reason="known from the pilot"))
+        )
+    champion = models.champion()
+    assert champion is not None
+    assert (champion.version, champion.actor) == ("2", "ann")
+
+
+# --- the registry away
+
+
+def test_a_registry_that_is_away_costs_no_training(world: World, models: MLOpsHandler) -> None:
+    world.ports.registry.away = True
+    job_id, steps = world.job(), list[str]()
+    with pytest.raises(Unavailable):
+        models.retrain(job_id, progress=lambda step, share: steps.append(step))
+    assert not [step for step in steps if step.startswith("training")]
+    assert "the registry is away" in str(world.ports.state.job(job_id).error)
+
+
+def go_away(world: World) -> None:
+    world.ports.registry.away = True
+
+
+def test_a_candidate_that_cannot_be_recorded_is_not_promoted(world: World, models: MLOpsHandler) -> None:
+    champion = models.train_startup_model()
+    grow_new_words(world)
+    with pytest.raises(Unavailable):
+        models.retrain(progress=when("recording", lambda: go_away(world)))
+    assert models.champion() == champion
+    assert world.actions() == [("promote", "1")]
+
+
+class AwayAfterRecording(MemoryRegistry):
+    def record(self, run: TrainingRun) -> object:  # type: ignore[override]
+        version = super().record(run)
+        self.away = True
+        return version
+
+
+def test_aliases_that_could_not_be_set_are_repaired(world: World) -> None:
+    world.ports.registry = AwayAfterRecording(world.ports.clock)
+    models = world.handler()
+    assert models.train_startup_model().version == "1"
+    world.ports.registry.away = False
+    assert world.ports.registry.aliases() == {}
+    assert len(models.reconcile()) == 2
+    assert world.ports.registry.aliases() == {"champion": "1", "Production": "1"}
+
+
+def test_a_retrain_compares_from_the_local_disk(world: World, models: MLOpsHandler) -> None:
+    champion = models.train_startup_model()
+    world.ports.registry.runs[0] = replace(world.ports.registry.runs[0], bundle={})
+    assert models.retrain()[0].champion == "version 1 (LogisticRegression)"
+    assert models.champion() == champion
+
+
+# --- a person decides
+
+
+@pytest.fixture
+def two_versions(world: World, models: MLOpsHandler) -> MLOpsHandler:
+    """Version 1 is the champion, version 2 the challenger."""
+    models.train_startup_model()
+    models.retrain()
+    return models
+
+
+def test_a_person_may_overrule_the_gate_with_a_reason(world: World, two_versions: MLOpsHandler) -> None:
+    champion = two_versions.promote("2", actor="ann", reason="known from the pilot")
+    assert (champion.version, champion.previous_version, champion.token) == ("2", "1", 2)
+    assert (champion.actor, champion.reason) == ("ann", "known from the pilot")
+    assert world.ports.registry.aliases() == {"champion": "2", "Production": "2", "previous": "1"}
+    entry = world.ports.state.ledger()[-1]
+    assert (entry.decision.action, entry.decision.actor) == ("promote", "ann")
+    assert entry.decision.figures == {"from": "1", "to": "2", "verdict": "HOLD"}
+
+
+def test_promoting_the_champion_changes_nothing(world: World, two_versions: MLOpsHandler) -> None:
+    before = world.actions()
+    assert two_versions.promote("1", actor="ann", reason="sure") == two_versions.champion()
+    assert world.actions() == before
+
+
+def test_only_known_versions_are_promoted(two_versions: MLOpsHandler) -> None:
+    with pytest.raises(NotFound, match="no model version 9; `mso models list` shows 2, 1"):
+        two_versions.promote("9", actor="ann", reason="a typing error")
+
+
+def test_a_baseline_is_not_promoted_by_a_person_either(world: World, two_versions: MLOpsHandler) -> None:
+    two_versions.retrain(kinds=["stars"])
+    with pytest.raises(ModelError, match=r"version 3 cannot be promoted: Stars is a baseline"):
+        two_versions.promote("3", actor="ann", reason="stars are enough")
+
+
+def test_a_model_that_knows_one_label_is_not_promoted_by_a_person_either(
+    world: World, two_versions: MLOpsHandler
+) -> None:
+    run = world.ports.registry.runs[1]
+    bundle = unpack_bundle(run.bundle, bundle_hash=run.bundle_hash)
+    card = {**bundle.card, "labels_decided": ["Positive"]}
+    files, bundle_hash = pack_bundle(bundle.model, card=card, manifest=bundle.manifest)
+    version = world.ports.registry.record(replace(run, bundle=files, bundle_hash=bundle_hash)).version
+    with pytest.raises(ModelError, match=r"it gave every test row the label .*Positive"):
+        two_versions.promote(version, actor="ann", reason="optimism")
+
+
+def test_a_version_whose_files_were_changed_is_not_promoted(world: World, two_versions: MLOpsHandler) -> None:
+    run = world.ports.registry.runs[1]
+    damaged = {**run.bundle, "card.json": run.bundle["card.json"].replace(b"HOLD", b"GOOD")}
+    world.ports.registry.runs[1] = replace(run, bundle=damaged)
+    world.ports.bundles.put(damaged, run.bundle_hash)
+    with pytest.raises(BundleError, match=r"version 2: .*card.json was changed"):
+        two_versions.promote("2", actor="ann", reason="known from the pilot")
+    assert world.actions()[-1] == ("verdict", "2")
+
+
+def test_a_rollback_and_its_own_rollback(world: World, two_versions: MLOpsHandler) -> None:
+    two_versions.promote("2", actor="ann", reason="known from the pilot")
+    go_away(world)
+    back = two_versions.rollback(actor="bob", reason="complaints about 2")
+    assert (back.version, back.kind, back.previous_version, back.token) == ("1", "lr", "2", 3)
+    world.ports.registry.away = False
+    two_versions.reconcile()
+    assert world.ports.registry.aliases() == {"champion": "1", "Production": "1", "previous": "2"}
+    assert two_versions.rollback(actor="ann", reason="it was the cache").version == "2"
+    assert world.actions()[-2:] == [("rollback", "1"), ("rollback", "2")]
+
+
+def test_there_is_nothing_to_roll_back_at_first(models: MLOpsHandler) -> None:
+    with pytest.raises(NoModel, match="no champion"):
+        models.rollback(actor="ann", reason="panic")
+    models.train_startup_model()
+    with pytest.raises(NoModel, match="first champion"):
+        models.rollback(actor="ann", reason="panic")
+
+
+# --- after a crash
+
+
+def test_an_alias_moved_by_hand_is_put_back_and_told(world: World, two_versions: MLOpsHandler) -> None:
+    world.ports.registry.set_aliases({"Production": "2", "previous": "2", "challenger": "1", "theirs": "2"})
+    found = two_versions.reconcile()
+    assert [sentence.split(":")[0] for sentence in found] == [
+        "alias Production pointed at 2 and was put back to 1",
+        "alias previous pointed at 2 and was put back to nothing",
+        "alias challenger pointed at 1 and was put back to nothing",
+    ]
+    assert world.ports.registry.aliases() == {"champion": "1", "Production": "1", "theirs": "2"}
+    assert two_versions.reconcile() == []
+
+
+def test_every_retrain_repairs_what_it_finds(world: World, models: MLOpsHandler) -> None:
+    models.train_startup_model()
+    lost = models.schedule_retrain()
+    world.ports.launcher.finish(lost.pid or 0)
+    world.ports.registry.set_aliases({"champion": None})
+    models.retrain()
+    assert world.ports.state.job(lost.job_id).state is JobState.FAILED
+    assert world.ports.registry.aliases()["champion"] == "1"
+
+
+def test_lost_jobs_are_closed_while_the_registry_is_away(world: World, models: MLOpsHandler) -> None:
+    lost = models.schedule_retrain()
+    world.ports.launcher.finish(lost.pid or 0)
+    go_away(world)
+    with pytest.raises(Unavailable):
+        models.reconcile()
+    assert world.ports.state.job(lost.job_id).state is JobState.FAILED
