@@ -4,15 +4,17 @@
     batch     one request's predictions: one model, unique ids, in the spool before they are answered
     drain     predictions move from the spool into their table, each once
 
-A champion that cannot be opened leaves the last good model answering; `reason` says so.
+A champion that cannot be opened leaves the last good model answering, which at the start is the
+champion before it; `reason` says so.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -29,6 +31,7 @@ from mobile_sentiment_ops.data.predictions import (
 from mobile_sentiment_ops.errors import BundleError, MsoError, NoModel, StoreError
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.ports import Bundles, Clock, Registry, Spool, State, Tables
+from mobile_sentiment_ops.registry.checks import check_model
 from mobile_sentiment_ops.settings import Api
 from mobile_sentiment_ops.types import Champion, JobState, Prediction, PredictionRecord
 
@@ -152,16 +155,34 @@ class PredictionHandler:
         if self._is_live(champion):
             return
         try:
-            bundle = open_bundle(self._bundles, self._registry, champion.version, champion.bundle_hash)
-            _try_out(champion, bundle.model)
+            self._live = self._opened(champion)
         except Exception as err:
             self._broken = (champion.token, self._clock.now())
+            self._live = self._live or self._stand_in(champion)
             kind = type(err) if isinstance(err, MsoError) else BundleError
             still = f"; version {self._live.version} still answers" if self._live else ""
             raise kind(f"version {champion.version}, the champion, cannot be loaded: {err}{still}") from err
-        self._live = LiveModel(champion, bundle.model, bundle.card, self._clock.now())
+
+    def _opened(self, champion: Champion) -> LiveModel:
+        bundle = open_bundle(self._bundles, self._registry, champion.version, champion.bundle_hash)
+        check_model(bundle.model)  # which also warms it
         self.swaps += 1
         log.info("model loaded", version=champion.version, kind=champion.kind, token=champion.token)
+        return LiveModel(champion, bundle.model, bundle.card, self._clock.now())
+
+    def _stand_in(self, champion: Champion) -> LiveModel | None:
+        """The model before the champion, for a server that starts while the champion cannot be opened."""
+        version, bundle_hash = champion.previous_version, champion.previous_bundle_hash
+        if version is None or bundle_hash is None:
+            return None
+        reason = f"it answers while version {champion.version} cannot be loaded"
+        row = replace(champion, version=version, bundle_hash=bundle_hash, reason=reason, previous_version=None)
+        try:
+            live = self._opened(row)
+        except Exception as err:
+            log.warning("previous model not loaded", version=version, error=str(err))
+            return None
+        return replace(live, champion=replace(row, kind=live.model.kind))
 
     def _is_live(self, champion: Champion) -> bool:
         return self._live is not None and self._live.champion == champion
@@ -206,10 +227,11 @@ class PredictionHandler:
         with self._draining:
             try:
                 for segment in self._spool.drain():
-                    self._tables.append(PREDICTIONS_TABLE, predictions_table(segment.records), key=segment.key)
+                    rows = predictions_table(segment.records)
+                    if self._tables.append(PREDICTIONS_TABLE, rows, key=segment.key):
+                        moved += rows.num_rows
+                        self._appends += 1
                     self._spool.forget(segment)
-                    moved += len(segment.records)
-                    self._appends += 1
                 if self._appends >= COMPACT_EVERY:
                     self._tables.compact(PREDICTIONS_TABLE)
                     self._appends = 0
@@ -233,14 +255,15 @@ class Batch:
         self._max_chars = api.max_text_chars
         self._logged_text = LOGGED_TEXT[api.log_text]
         self._id = uuid.uuid4().hex  # not the request's id, which the caller may choose
-        self._count = 0
+        self._numbers = itertools.count(1)
 
     def predict(self, reviews: Sequence[Review]) -> list[Answer]:
         """An answer for each review, in order. All predictions are in the spool when this returns;
         StoreError when they cannot be kept there."""
         faults = [text_fault(review.text, self._max_chars) for review in reviews]
         good = [review for review, fault in zip(reviews, faults, strict=True) if fault is None]
-        predictions = self.live.model.predict([review.text for review in good], [review.rating for review in good])
+        texts, ratings = [review.text for review in good], [review.rating for review in good]
+        predictions = self.live.model.predict(texts, ratings) if good else []
         now = self._clock.now()
         records = [self._record(review, prediction, now) for review, prediction in zip(good, predictions, strict=True)]
         if records:
@@ -255,9 +278,8 @@ class Batch:
         ]
 
     def _record(self, review: Review, prediction: Prediction, now: datetime) -> PredictionRecord:
-        self._count += 1
         return PredictionRecord(
-            prediction_id=f"{self._id}-{self._count}",
+            prediction_id=f"{self._id}-{next(self._numbers)}",
             request_id=self._request_id,
             review_id=review.review_id or f"text-{text_hash(review.text)}",
             event_time=review.submitted_at or now,
@@ -270,13 +292,3 @@ class Batch:
             language=review.language,
             text=self._logged_text(review.text),
         )
-
-
-def _try_out(champion: Champion, model: SentimentModel) -> None:
-    """Refuse a model that does not predict; the first prediction also warms it."""
-    try:
-        (tried,) = model.predict(["Works well, thanks"])
-    except Exception as err:
-        raise BundleError(f"kind {champion.kind} fails on a plain text: {err!r}") from err
-    if not abs(sum(tried.probabilities) - 1.0) < 1e-6:
-        raise BundleError(f"kind {champion.kind} answers probabilities {tried.probabilities}, which do not sum to 1")
