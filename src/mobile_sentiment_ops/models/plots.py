@@ -11,7 +11,6 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from mobile_sentiment_ops.models.evaluation import Bins, Evaluation, Floats, Indices, evaluate, reliability
 from mobile_sentiment_ops.types import LABELS
@@ -65,7 +64,7 @@ def classification_report(found: Evaluation) -> str:
 
 
 def _png(size: tuple[float, float], draw: Callable[[Figure], None]) -> bytes:
-    from matplotlib.figure import Figure  # only who draws pays for it: about a CPU second
+    from matplotlib.figure import Figure  # over a CPU second, as scikit-learn below: only who draws pays
 
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     draw(figure)
@@ -144,6 +143,8 @@ def _wilson(bins: Bins) -> tuple[Floats, Floats]:
 
 def _precision_recall(figure: Figure, labels: Indices, probabilities: Floats, found: Evaluation) -> None:
     """A curve for each class that has rows; the dot is where the model's answers lie."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
     axes = figure.add_subplot()
     for index, (name, color) in enumerate(zip(NAMES, COLORS, strict=True)):
         is_class = labels == index
