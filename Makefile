@@ -44,8 +44,8 @@ test: dev ## check, then the tests with real servers, then the whole program
 bench: dev ## measure, keep the figures in bench/results and print the quality table
 	$(BIN)/python -m bench
 
-docs: setup ## write the documents that are made from the code
-	$(BIN)/mso config show --markdown > docs/settings.md
+docs: dev ## write the parts of the documents that are made from the code and from bench/results
+	$(BIN)/python docs/write.py
 
 lock: $(UV_READY) ## resolve requirements/*.txt anew, keeping pins that still fit (UPGRADE=1 takes the newest)
 	@printf 'setuptools>=77\nuv\n' > build-requirements.tmp
@@ -55,8 +55,8 @@ lock: $(UV_READY) ## resolve requirements/*.txt anew, keeping pins that still fi
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 	$(if $(UPGRADE),--upgrade)
 
-wheel: $(UV_READY) ## the package as dist/*.whl
-	$(UV) build --wheel --build-constraints requirements/setup.txt --require-hashes
+wheel: $(UV_READY) ## the package as dist/*.whl and its source
+	$(UV) build --build-constraints requirements/setup.txt --require-hashes
 
 clean: ## remove environments, caches and what was built; the data in workspace/ stays
 	rm -rf .venv .setup build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

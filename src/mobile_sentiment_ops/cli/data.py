@@ -28,9 +28,7 @@ commands.add_typer(dataset, name="dataset")
 @commands.command()
 def ingest(
     context: typer.Context,
-    sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Files, addresses, or a store and app ids.")
-    ],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, addresses, or a store and app ids.")],
     app: Annotated[str | None, typer.Option(help="The app of rows that name none.")] = None,
     column: Annotated[
         list[str] | None, typer.Option(metavar='"NAME IN THE FILE=PART"', help="What a column holds; may be repeated.")

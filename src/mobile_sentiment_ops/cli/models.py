@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Annotated
 
 import typer
@@ -34,7 +33,6 @@ def retrain(
     """
     from mobile_sentiment_ops.screen import Screen
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a training that is stopped gives its lease back
     names = [name.strip() for name in kinds.split(",") if name.strip()] if kinds else None
     platform = session_of(context).platform(story=job is not None)
     with Screen(stderr=True, quiet=as_json or job is not None) as screen:

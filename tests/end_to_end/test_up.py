@@ -1,0 +1,258 @@
+"""`mso up` as a user runs it: a real MLflow server, a real API and real trainings on a small demo world."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from mobile_sentiment_ops.processes import Processes
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
+
+MSO = [sys.executable, "-m", "mobile_sentiment_ops"]
+WITHIN_SECONDS = 120.0
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Workplace:
+    """A folder with settings of its own, and what runs in it."""
+
+    folder: Path
+    api: str = field(init=False)
+    environment: dict[str, str] = field(init=False)
+    ups: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        port, mlflow = _free_port(), f"http://127.0.0.1:{_free_port()}"
+        self.api = f"http://127.0.0.1:{port}"
+        own = {"MSO_API__PORT": str(port), "MSO_MLFLOW__TRACKING_URI": mlflow, "MSO_DEMO__REVIEWS": "3000"}
+        self.environment = {**os.environ, **own}
+        self.mlflow = mlflow
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*MSO, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=WITHIN_SECONDS,
+        )
+
+    def answer(self, *arguments: str) -> Any:
+        found = self.run(*arguments, "--json")
+        assert found.returncode == 0, found.stderr
+        return json.loads(found.stdout)
+
+    def up(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"up-{len(self.ups)}.txt").open("wb") as output:
+            started = subprocess.Popen(
+                [*MSO, "up", *arguments], cwd=self.folder, env=self.environment, stdout=output, stderr=output
+            )
+        self.ups.append(started)
+        return started
+
+    def said(self) -> str:
+        """What the last `up` printed until now."""
+        return (self.folder / f"up-{len(self.ups) - 1}.txt").read_text("utf-8")
+
+    def wait_for(self, text: str) -> str:
+        self.wait_until(lambda: text in self.said() or self.ups[-1].poll() is not None)
+        assert text in self.said(), self.said()
+        return self.said()
+
+    def wait_until(self, true: Callable[[], object]) -> None:
+        until = time.monotonic() + WITHIN_SECONDS
+        while not true():
+            assert time.monotonic() < until, self.said()
+            time.sleep(0.1)
+
+    def left(self) -> list[str]:
+        """Command lines of processes that were started here and still run."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.status() != psutil.STATUS_ZOMBIE and process.cwd().startswith(str(self.folder)):
+                    found.append(" ".join(process.cmdline()))
+            except psutil.Error:
+                continue
+        return found
+
+    def version(self) -> str | None:
+        """The version that answers, None while none does."""
+        try:
+            found: str | None = httpx.get(f"{self.api}/readyz").json().get("model_version")
+            return found
+        except httpx.TransportError:
+            return None
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    """One workplace that the tests use one after the other, as a user would."""
+    yield from _workplace(tmp_path_factory.mktemp("used"))
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Workplace]:
+    yield from _workplace(tmp_path)
+
+
+def _workplace(folder: Path) -> Iterator[Workplace]:
+    workplace = Workplace(folder)
+    yield workplace
+    for up in workplace.ups:
+        if up.poll() is None:
+            up.kill()
+            up.wait()
+    workplace.run("down")
+
+
+def test_the_first_up_trains_on_the_demo_world_serves_and_lets_the_other_kinds_compete(used: Workplace) -> None:
+    used.up()
+    said = used.wait_for("stop it with Ctrl-C")
+    assert re.search(r"demo world: [\d,]+ synthetic reviews", said)
+    curl = re.search(r"try it:\n  (curl .+)\n", said)
+    assert curl is not None
+    answer = subprocess.run(curl[1], shell=True, capture_output=True, text=True, check=True)  # noqa: S602
+    assert json.loads(answer.stdout)["prediction"] in ("Negative", "Neutral", "Positive")
+
+    csv = {"file": ("reviews.csv", b"review_text\nCrashes all day\nLove it\n")}
+    predicted = httpx.post(f"{used.api}/predict", files=csv).text.splitlines()
+    assert [line.split(",")[0] for line in predicted] == ["review_text", "Crashes all day", "Love it"]
+
+    used.wait_until(lambda: used.answer("jobs")["jobs"][0]["state"] == "done")
+    listed = used.answer("models", "list")
+    assert sorted(version["kind"] for version in listed["versions"]) == ["lr", "rf", "xgb"]
+    used.wait_for("training: done")
+    verdicts = [entry["decision"]["reason"] for entry in used.answer("ledger")["entries"]]
+    assert len(verdicts) == 3
+    assert all(reason in used.said() for reason in verdicts)
+    alias = f"{used.mlflow}/api/2.0/mlflow/registered-models/alias?name=MobileSentimentModel&alias=Production"
+    assert httpx.get(alias).json()["model_version"]["version"] == listed["champion"]
+
+
+def test_a_decision_of_a_person_reaches_the_running_server(used: Workplace) -> None:
+    listed = used.answer("models", "list")
+    before = listed["champion"]
+    other = next(version["version"] for version in listed["versions"] if version["version"] != before)
+    assert used.answer("promote", other, "--reason", "a try")["version"] == other
+    used.wait_until(lambda: used.version() == other)
+    assert used.run("rollback", "--reason", "it was worse").returncode == 0
+    used.wait_until(lambda: used.version() == before)
+    assert [entry["decision"]["action"] for entry in used.answer("ledger")["entries"][-2:]] == ["promote", "rollback"]
+    assert "macro_f1" in used.answer("models", "show", before)["metrics"]
+    assert used.run("models", "show", "99").returncode == 7
+    assert used.run("promote", "99", "--reason", "x").returncode == 7
+
+
+def test_what_a_model_learned_from_can_be_shown(used: Workplace) -> None:
+    (fingerprint, *_) = used.answer("dataset", "list")["datasets"]
+    shown = used.answer("dataset", "show", fingerprint[:8])
+    assert shown["fingerprint"] == fingerprint
+    assert all(sum(shown["rows"][part].values()) > 0 for part in ("train", "validation", "test"))
+    assert set(used.answer("dataset", "diff", fingerprint, fingerprint).values()) == {0}
+
+
+def test_a_second_up_says_who_is_there(used: Workplace, tmp_path: Path) -> None:
+    pid = used.ups[-1].pid
+    same = used.run("up")
+    assert (same.returncode, same.stdout) == (6, "")
+    assert f"pid {pid}" in same.stderr
+    elsewhere = subprocess.run(
+        [*MSO, "up"], cwd=tmp_path, env=used.environment, capture_output=True, text=True, timeout=60
+    )
+    assert elsewhere.returncode == 6
+    assert re.match(r"error: port \d+ \(api.port\) is in use by process \d+ ", elsewhere.stderr)
+    status = used.answer("status")
+    assert (status["up_pid"], status["mlflow"]) == (pid, "answers")
+    assert status["api"].startswith("ready, version ")
+
+
+def test_ctrl_c_stops_all_and_keeps_the_data(used: Workplace) -> None:
+    used.ups[-1].send_signal(signal.SIGINT)
+    assert used.ups[-1].wait(60) == 130
+    assert used.left() == []
+    status = used.answer("status")
+    assert status["up_pid"] is None
+    assert status["champion"] is not None
+    assert status["reviews"] > 2500
+
+
+def test_the_next_up_serves_at_once_and_down_ends_what_a_killed_one_left(used: Workplace) -> None:
+    used.up()
+    said = used.wait_for("try it:")
+    assert "synthetic" not in said
+    assert float(re.findall(r"serving after (\d+) s", said)[0]) < 30  # 15 on an idle machine: bench/main.py measures it
+    used.wait_for("MLflow: answers")
+    used.ups[-1].kill()
+    used.ups[-1].wait()
+    assert used.version() is not None
+    found = used.run("down")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "nothing runs any more" in found.stdout
+    assert used.left() == []
+
+
+def test_up_after_a_killed_one_replaces_what_it_left_and_takes_files_in(used: Workplace) -> None:
+    used.up()
+    used.wait_for("try it:")
+    used.ups[-1].kill()
+    used.ups[-1].wait()
+    (used.folder / "own.csv").write_text("review_id,review_text,rating\nown-1,Fine by me,4\n")
+    used.up("--data", "own.csv")
+    said = used.wait_for("MLflow: answers")
+    assert "an earlier `mso up` was killed" in said
+    assert "reviews: 1 read: 1 new" in said
+    assert used.run("down").returncode == 0
+    assert used.ups[-1].wait(10) == 0
+    assert used.left() == []
+
+
+def test_a_child_that_dies_ends_all_with_its_last_words(used: Workplace) -> None:
+    used.up()
+    used.wait_for("try it:")
+    api = next(one for one in Processes(used.folder / "workspace").running() if one.name == "api")
+    os.kill(api.pid, signal.SIGKILL)
+    assert used.ups[-1].wait(60) == 1
+    assert "error: api ended with exit code -9, so everything is stopped" in used.said()
+    assert "model loaded" in used.said()
+    assert used.left() == []
+
+
+def test_a_first_run_that_was_killed_in_the_middle_is_continued(fresh: Workplace) -> None:
+    fresh.up()
+    fresh.wait_for("first model: training lr")
+    fresh.ups[-1].kill()
+    fresh.ups[-1].wait()
+    fresh.up()
+    fresh.wait_for("try it:")
+    fresh.ups[-1].send_signal(signal.SIGTERM)
+    assert fresh.ups[-1].wait(60) == 0
+    assert fresh.left() == []
+
+
+def test_a_file_that_cannot_be_used_ends_up_with_the_reason(fresh: Workplace) -> None:
+    (fresh.folder / "notes.csv").write_text("day,note\nMonday,rain\n")
+    assert fresh.up("--data", "notes.csv").wait(90) == 3
+    assert "error: notes.csv: no column holds the review's text" in fresh.said()
+    assert fresh.left() == []

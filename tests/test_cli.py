@@ -1,0 +1,227 @@
+"""The command line as scripts and people use it: outcomes, exit codes, JSON, one-sentence errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import structlog
+
+from mobile_sentiment_ops.cli import main
+from mobile_sentiment_ops.cli.session import Session
+
+REVIEWS = """review_id,app,submitted_at,rating,review_text
+a,shop,2025-01-01T10:00:00Z,5,"Love it, works every time"
+b,shop,2025-01-02T10:00:00Z,1,Crashes since the update
+c,shop,2025-01-03T10:00:00Z,9,Nine stars if I could
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Mso = Callable[..., Answer]
+
+
+@pytest.fixture
+def mso(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Mso]:
+    """Runs a command line in an empty folder whose MLflow does not answer."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {**os.environ, "MSO_MLFLOW__TRACKING_URI": "http://127.0.0.1:9"})
+
+    def run(*arguments: object) -> Answer:
+        code = main([str(word) for word in arguments])
+        said = capsys.readouterr()
+        return Answer(code, said.out, said.err)
+
+    yield run
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    file = tmp_path / "reviews.csv"
+    file.write_text(REVIEWS, "utf-8")
+    return file
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    source = """
+import sys
+from mobile_sentiment_ops.cli import main
+main(["--version"]); main(["ingest", "--help"])
+print([name for name in ("mobile_sentiment_ops.settings", "polars", "numpy", "rich.console", "structlog", "mlflow") if name in sys.modules])
+"""
+    out = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+
+
+def test_without_a_command_the_help_shows_them_all(mso: Mso) -> None:
+    found = mso()
+    assert found.code == 0
+    for name in ("up", "down", "ingest", "retrain", "models", "promote", "rollback", "dataset", "config"):
+        assert f"\n  {name} " in found.out
+
+
+def test_ingest_prints_what_became_of_every_row(mso: Mso, reviews: Path) -> None:
+    found = mso("ingest", reviews)
+    assert found.code == 0
+    assert found.out.startswith("columns: review_id, app, submitted_at, rating, review_text\n")
+    assert [line.split() for line in found.out.splitlines()[1:6]] == [
+        ["read", "3"],
+        ["new", "2"],
+        ["updated", "0"],
+        ["duplicate", "0"],
+        ["rejected", "1"],
+    ]
+    assert "rating" in found.out.splitlines()[6]
+    assert found.err == ""
+    assert "\x1b" not in found.out
+
+
+def test_ingest_again_finds_nothing_new(mso: Mso, reviews: Path) -> None:
+    mso("ingest", reviews)
+    again = mso("ingest", reviews, "--json")
+    assert (again.json["new"], again.json["duplicate"], again.json["rejected"]) == (0, 2, 1)
+
+
+def test_ingest_ends_with_3_when_every_row_is_rejected(mso: Mso, tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("review_text,rating\n ,5\nfine,seven\n", "utf-8")
+    found = mso("ingest", "bad.csv", "--json")
+    assert found.code == 3
+    assert found.json["rejected"] == 2
+    assert found.err.startswith("error: every one of 2 rows was rejected")
+
+
+def test_ingest_takes_columns_by_name_and_the_app_from_options(mso: Mso, tmp_path: Path) -> None:
+    (tmp_path / "opinions.csv").write_text("What they wrote;points\nGreat;5\n", "utf-8")
+    mapping = ("--column", "What they wrote=review_text", "--column", "points=rating")
+    found = mso("ingest", "opinions.csv", *mapping, "--app", "shop", "--json")
+    assert found.json["mapping"] == {"What they wrote": "review_text", "points": "rating"}
+    assert "'What they wrote' -> review_text" in mso("ingest", "opinions.csv", *mapping).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("ingest", "no.csv"), 3, "no.csv cannot be opened: no such file"),
+        (("ingest", "x.csv", "--column", "opinion"), 2, "expected"),
+        (("ingest", "google-play"), 2, "needs the id of an app"),
+        (("ingest", "app-store", "shop"), 7, "no App Store id"),
+        (("ingest",), 2, "Missing argument"),
+        (("fly",), 2, "No such command 'fly'"),
+        (("status", "--nosuch"), 2, "No such option"),
+        (("--set", "api.prot=1", "config", "show"), 2, "did you mean api.port"),
+        (("--set", "api.port", "config", "show"), 2, "expected KEY=VALUE"),
+        (("--config", "no.toml", "config", "show"), 2, "no such settings file"),
+        (("demo-data", "--output", "demo.xls"), 2, ".parquet"),
+        (("demo-data", "--json"), 2, "--json needs --output"),
+        (("rollback", "--reason", "worse"), 4, "no champion to roll back"),
+        (("rollback",), 2, "--reason"),
+        (("dataset", "show", "0123"), 7, "0123"),
+        (("models", "list"), 5, "127.0.0.1:9"),
+        (("promote", "3", "--reason", "better"), 5, "127.0.0.1:9"),
+        (("retrain", "--kinds", "lr,perceptron"), 4, "perceptron"),
+        (("retrain",), 3, "review"),
+    ],
+)
+def test_errors_are_one_sentence_with_their_exit_code(
+    mso: Mso, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    found = mso(*arguments)
+    assert (found.code, found.out) == (code, "")
+    assert found.err.startswith("error: ")
+    assert said in found.err
+    assert found.err.count("\n") == 1
+
+
+def test_the_traceback_is_shown_at_debug_level(mso: Mso) -> None:
+    with pytest.raises(Exception, match=r"cannot be opened"):
+        mso("--set", "logs.level=debug", "ingest", "no.csv")
+
+
+def test_what_nobody_expected_is_an_error_too(mso: Mso, tmp_path: Path) -> None:
+    (tmp_path / "workspace").write_text("a file where the folder should be")
+    found = mso("jobs")
+    assert (found.code, found.out) == (1, "")
+    assert found.err.startswith("error: unexpected ")
+
+
+def test_demo_data_is_called_synthetic_and_the_same_for_a_seed(mso: Mso, tmp_path: Path) -> None:
+    found = mso("demo-data", "--reviews", 300, "--seed", 3, "--output", "demo.parquet", "--json")
+    assert found.json == {"reviews": 300, "seed": 3, "synthetic": True, "output": "demo.parquet"} | {
+        "reviews": pl.read_parquet(tmp_path / "demo.parquet").height
+    }
+    first = mso("demo-data", "--reviews", 300, "--seed", 3, "--output", "demo.csv")
+    assert "synthetic" in first.err
+    assert mso("ingest", "demo.csv", "demo.parquet", "--json").json["duplicate"] == found.json["reviews"]
+
+
+def test_demo_data_goes_to_standard_output_as_csv() -> None:
+    command = [sys.executable, "-m", "mobile_sentiment_ops", "demo-data", "--reviews", "300"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("review_id,app,version,")
+    assert "synthetic" in found.stderr
+
+
+def test_config_show_tells_where_a_value_came_from(mso: Mso, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "MSO_API__PORT", "5002")
+    found = mso("--set", "training.kinds=lr,xgb", "config", "show", "--sources")
+    lines = {line.split()[0]: line for line in found.out.splitlines()}
+    assert " 5002 " in lines["api.port"]
+    assert " MSO_API__PORT " in lines["api.port"]
+    assert '["lr", "xgb"]' in lines["training.kinds"]
+    assert " flag " in lines["training.kinds"]
+    assert mso("config", "show", "--json").json["api.port"] == {"value": 5002, "source": "MSO_API__PORT"}
+
+
+def test_options_reach_the_processes_that_a_command_starts(mso: Mso, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("format = 1\n[api]\nmax_json_rows = 7\n")
+    assert mso("--config", "own.toml", "--set", "api.port=5003", "config", "show", "--json").code == 0
+    settings = Session().settings().settings
+    assert (settings.api.port, settings.api.max_json_rows) == (5003, 7)
+
+
+def test_status_of_an_empty_folder_makes_nothing(mso: Mso, tmp_path: Path) -> None:
+    found = mso("--set", "api.port=9", "status", "--json")
+    assert found.json["champion"] is None
+    assert found.json["api"] == found.json["mlflow"] == "does not answer"
+    assert mso("down").out.endswith(f"nothing runs in {tmp_path / 'workspace'}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_empty_is_shown_as_empty(mso: Mso, reviews: Path) -> None:
+    mso("ingest", reviews)
+    assert mso("jobs", "--json").json == {"jobs": []}
+    assert mso("ledger", "--json").json == {"entries": []}
+    assert mso("dataset", "list", "--json").json == {"datasets": []}
+    assert mso("status", "--json").json["reviews"] == 2
+    assert mso("quality", "--json").json["rows"] == 2
+    assert mso("quality").out.startswith("2 current reviews\n")
+
+
+def test_ctrl_c_ends_with_130() -> None:
+    command = [sys.executable, "-m", "mobile_sentiment_ops", "demo-data", "--reviews", "1000000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20) == (b"", b"")
+    assert process.returncode == 130
