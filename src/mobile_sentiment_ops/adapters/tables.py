@@ -19,11 +19,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import structlog
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
@@ -31,6 +31,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from mobile_sentiment_ops.data.arrow import fit_schema
 from mobile_sentiment_ops.errors import FormatTooNew, StoreError, Unavailable
 from mobile_sentiment_ops.ports import checked_name
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds  # brings pandas with it: two seconds that a server's start would lose
 
 log = structlog.get_logger()
 
@@ -227,10 +230,10 @@ def _columns(found: DeltaTable) -> pa.Schema:
 def _condition(
     schema: pa.Schema, equals: Mapping[str, str], since: tuple[str, datetime] | None
 ) -> pc.Expression | None:
-    parts = [ds.field(column) == value for column, value in equals.items()]
+    parts = [pc.field(column) == value for column, value in equals.items()]
     if since is not None:
         column, time_ = since
-        parts.append(ds.field(column) >= pa.scalar(time_, schema.field(column).type))
+        parts.append(pc.field(column) >= pa.scalar(time_, schema.field(column).type))
     return functools.reduce(operator.and_, parts) if parts else None
 
 
