@@ -39,7 +39,7 @@ def make(memory: MemoryPorts, predictions: PredictionHandler, tmp_path: Path) ->
     """Makes an upkeep over memory and starts it; it is stopped at the end."""
     started: list[Upkeep] = []
 
-    def make(train_first: Callable[[], object] | None = None) -> Upkeep:
+    def make(train_first: Callable[[], object] = lambda: None) -> Upkeep:
         started.append(Upkeep(predictions, Outbox(tmp_path, memory.files), memory.registry, train_first))
         started[-1].start()
         return started[-1]

@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Annotated, BinaryIO, cast
+from urllib.parse import quote
 
 import anyio
 import uvicorn
@@ -83,7 +84,11 @@ def create_app(platform: Platform, *, train_if_missing: bool = True) -> FastAPI:
     """
     predictions = platform.predictions
     outbox = Outbox(platform.workspace / "answers", platform.files)
-    train_first = partial(_train_first, platform) if train_if_missing else None
+
+    def train_first() -> None:
+        if train_if_missing and platform.state.champion() is None:
+            platform.models.schedule_retrain()
+
     upkeep = Upkeep(predictions, outbox, platform.registry, train_first)
     metrics = Metrics(predictions)
 
@@ -141,8 +146,9 @@ def _listen(api: Api) -> socket.socket:
     try:
         return socket.create_server((api.host, api.port), family=family, backlog=2048)
     except OSError as err:
+        why = (err.strerror or str(err)).partition(" (")[0]
         raise SettingsError(
-            f"the API cannot listen on {api.host} port {api.port}: {err.strerror}; "
+            f"the API cannot listen on {api.host} port {api.port}: {why}; "
             f"stop what listens there, or set api.port (MSO_API__PORT)"
         ) from err
 
@@ -248,13 +254,19 @@ async def _upload(request: Request, kind: str) -> AsyncIterator[UploadFile]:
         finally:
             await upload.close()
         return
-    async with request.form(max_files=1, max_fields=16) as form:
+    try:
+        form = await request.form(max_files=1, max_fields=16)
+    except UnicodeError as err:  # Starlette trusts the name of any codec
+        raise Problem(400, "Content-Type names a charset that is none; leave it out, or say utf-8") from err
+    try:
         found = form.get("file")
         if not isinstance(found, UploadFile):
             shown = ", ".join(form) or "nothing"
             problem = f"is no file; the form holds {shown}, expected a CSV file in the field file"
             raise Problem(422, f"file: {problem}", errors=[{"field": "file", "problem": problem}])
         yield found
+    finally:
+        await form.close()
 
 
 @routes.post("/predict_json", **docs.PREDICT_JSON)
@@ -412,7 +424,7 @@ def reports(request: Request) -> Response:
     names = [name for name, _ in _reports(request)]
     if "text/html" in request.headers.get("accept", ""):
         return pages.reports_page(names)
-    return _json({"reports": [{"name": name, "url": f"/reports/{name}"} for name in names]})
+    return _json({"reports": [{"name": name, "url": f"/reports/{quote(name)}"} for name in names]})
 
 
 @routes.get("/reports/{name:path}", **docs.REPORT)
@@ -480,11 +492,6 @@ def _json(body: object, *, status: int = 200, headers: dict[str, str] | None = N
 
 
 _dumps = partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=datetime.isoformat)
-
-
-def _train_first(platform: Platform) -> None:
-    if platform.state.champion() is None:
-        platform.models.schedule_retrain()
 
 
 def _answer_problem(request: Request, err: Exception) -> Response:

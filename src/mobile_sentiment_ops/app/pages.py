@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from starlette.responses import HTMLResponse
 
@@ -40,7 +41,7 @@ def index_page(status: str, address: str) -> HTMLResponse:
 
 def reports_page(names: Sequence[str]) -> HTMLResponse:
     """Links to all reports."""
-    items = "".join(f'<li><a href="/reports/{escape(name)}">{escape(name)}</a></li>' for name in names)
+    items = "".join(f'<li><a href="/reports/{quote(name)}">{escape(name)}</a></li>' for name in names)
     return page("Reports", f"<ul>{items}</ul>" if names else "<p>There are no reports yet.</p>")
 
 
@@ -56,7 +57,8 @@ def docs_page(openapi: Mapping[str, Any]) -> HTMLResponse:
 
 
 def _call(method: str, path: str, call: Mapping[str, Any]) -> str:
-    description = escape(call.get("description", call["summary"])).replace("\n\n", "<p>")
+    paragraphs = escape(call.get("description", call["summary"])).split("\n\n")
+    description = "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
     bodies = [
         f"<p>Body <code>{escape(media)}</code></p>{_examples(content)}"
         for media, content in call.get("requestBody", {}).get("content", {}).items()
@@ -67,7 +69,7 @@ def _call(method: str, path: str, call: Mapping[str, Any]) -> str:
         for code, answer in call["responses"].items()
         if code != "default"
     ]
-    return f"<h2><code>{method} {escape(path)}</code></h2><p>{description}</p>{''.join(bodies + answers)}"
+    return f"<h2><code>{method} {escape(path)}</code></h2>{description}{''.join(bodies + answers)}"
 
 
 def _examples(content: Mapping[str, Any]) -> str:

@@ -32,14 +32,14 @@ FIRST_LOAD_SECONDS, STOP_SECONDS = 3.0, 20.0
 
 
 class Upkeep:
-    """The threads of one server; `train_first` is called once when nothing is promoted yet."""
+    """The threads of one server; `train_first` is called once, after the first load was tried."""
 
     def __init__(
         self,
         predictions: PredictionHandler,
         outbox: Outbox,
         registry: Registry,
-        train_first: Callable[[], object] | None = None,
+        train_first: Callable[[], object],
     ) -> None:
         self._predictions = predictions
         self._outbox = outbox
@@ -71,8 +71,7 @@ class Upkeep:
     def _champion(self) -> None:
         _guarded(self._predictions.reload)
         self._tried_to_load.set()
-        if self._train_first is not None:
-            _guarded(self._train_first)
+        _guarded(self._train_first)
         self._repeat(self._predictions.reload, every_seconds=CHAMPION_SECONDS)
 
     def _drain(self) -> None:
