@@ -33,7 +33,10 @@ class FolderBundles:
             raise NotFound(
                 f"there is no bundle {bundle_hash} in {self._folder}; there are: {', '.join(there) or 'none'}"
             )
-        return read_folder(path)
+        try:
+            return read_folder(path)
+        except OSError as err:
+            raise StoreError(f"bundle {bundle_hash} cannot be read from {self._folder}: {err}") from err
 
     def path(self, bundle_hash: str) -> Path | None:
         path = self._at(bundle_hash)
