@@ -68,7 +68,8 @@ def test_help_and_version_import_nothing_heavy() -> None:
 import sys
 from mobile_sentiment_ops.cli import main
 main(["--version"]); main(["ingest", "--help"])
-print([name for name in ("mobile_sentiment_ops.settings", "polars", "numpy", "rich.console", "structlog", "mlflow") if name in sys.modules])
+heavy = ("mobile_sentiment_ops.settings", "polars", "numpy", "rich.console", "structlog", "mlflow")
+print([name for name in heavy if name in sys.modules])
 """
     out = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "[]"
