@@ -189,12 +189,13 @@ def faults(file: File) -> list[str]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is its head.
+    """A Markdown table that is also readable as text; the first row is its head.
 
     >>> print(markdown([["split", "lr"], ["fintech random", "0.58"]]))
-    | split | lr |
-    |---|---|
+    | split          | lr   |
+    |----------------|------|
     | fintech random | 0.58 |
     """
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
