@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bench.results import GOALS, RESULTS, Row, faults, goal_row, goals, keep, machine
 
 KEPT_AREAS = ("main",)
