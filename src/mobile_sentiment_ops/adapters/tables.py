@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,7 @@ from mobile_sentiment_ops.ports import checked_name
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds  # brings pandas with it: two seconds that a server's start would lose
+    from pyarrow import fs
 
 log = structlog.get_logger()
 
@@ -115,7 +117,8 @@ class DeltaTables:
         fitted = fit_schema(rows, _columns(found) if found is not None else None)
         first = (found.version() + 1 if found is not None else 0) << COMMIT_BITS
         first |= random.getrandbits(COMMIT_BITS - SALT_BITS) << SALT_BITS
-        positions = pa.array(np.arange(first, first + rows.num_rows, dtype=np.int64))
+        numbers = np.arange(first, first + rows.num_rows, dtype=np.int64)
+        positions = pa.Array.from_buffers(pa.int64(), rows.num_rows, [None, pa.py_buffer(numbers)])  # pa.array: pandas
         transactions = [Transaction(*key)] if key is not None else None
         try:
             write_deltalake(
@@ -242,8 +245,18 @@ def _in_order(
 ) -> tuple[ds.Dataset, list[ds.ParquetFileFragment]]:
     """The table's files in commit order, without those whose statistics rule the condition out."""
     start = {path: span.first for span in _file_spans(found) for path in span.paths}
-    dataset = found.to_pyarrow_dataset()
+    dataset = found.to_pyarrow_dataset(filesystem=_local_files(found))
     return dataset, sorted(dataset.get_fragments(condition), key=lambda fragment: start[fragment.path])
+
+
+def _local_files(found: DeltaTable) -> fs.FileSystem | None:
+    """Arrow's own reader of a local folder: a thread that still lets go of a file that Delta opened through
+    Python while the interpreter ends aborts the whole process (one run in ten that ends right after reading)."""
+    if not found.table_uri.startswith("file://"):
+        return None
+    from pyarrow import fs
+
+    return fs.SubTreeFileSystem(unquote(found.table_uri.removeprefix("file://")), fs.LocalFileSystem())
 
 
 def _sorted(rows: pa.Table) -> pa.Table:

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 
+import polars as pl
 import pyarrow as pa
 
 from mobile_sentiment_ops.data.lines import encodable
@@ -134,8 +135,5 @@ def predictions_table(records: Sequence[PredictionRecord]) -> pa.Table:
         )
         for record in records
     ]
-    columns = zip(*rows, strict=True) if rows else [()] * len(PREDICTION_SCHEMA)
-    return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, PREDICTION_SCHEMA, strict=True)],
-        schema=PREDICTION_SCHEMA,
-    )
+    frame = pl.DataFrame(rows, pl.Schema(PREDICTION_SCHEMA), orient="row")
+    return frame.to_arrow().cast(PREDICTION_SCHEMA)
