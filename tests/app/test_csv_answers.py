@@ -90,6 +90,13 @@ def test_texts_with_delimiters_quotes_and_lines_stay_one_cell() -> None:
     assert answered(out.getvalue().encode())[1][0] == text
 
 
+def test_a_list_of_texts_needs_no_quotes() -> None:
+    assert [row[0] for row in answered(b"review_text\nGood, but slow; really\n")] == [
+        "review_text",
+        "Good, but slow; really",
+    ]
+
+
 def test_columns_that_we_add_are_told_from_the_callers() -> None:
     rows = answered(b"review_text,sentiment,given_sentiment,error\nLove it,Neutral,a,b\n")
     assert rows[0][:4] == ["review_text", "given_given_sentiment", "given_sentiment", "given_error"]
@@ -226,7 +233,7 @@ def test_half_a_surrogate_pair_in_utf_16_costs_its_row() -> None:
         (b'"review_text"x,app\n', "reviews.csv line 1: the header is no CSV: ',' expected after '\"'"),
         (b"w" * 140_000, "reviews.csv line 1: the header is no CSV: field larger than field limit (131072)"),
         (b"review_text" + b",c" * MAX_COLUMNS + b"\n", "reviews.csv has 257 columns, expected at most 256"),
-        (b"review_text\n\n,\n", "reviews.csv: none of its 2 rows can be predicted"),
+        (b"review_text\n\n \n", "reviews.csv: none of its 2 rows can be predicted"),
         ("review_text\n\u200b\n".encode(), "reviews.csv: none of its 1 rows can be predicted"),
         (
             "review_text\nok\n".encode("utf-16") + b"\x41",
@@ -277,7 +284,7 @@ def test_a_refused_file_costs_no_more_than_its_size() -> None:
 # --- every file
 
 
-CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\t\n\r"), max_size=20)
 
 
 @given(
@@ -290,7 +297,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
 @example([["a\rb"]], ",", "\r\n", False, "utf-8")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_whatever_the_csv_module_writes_comes_back_row_by_row(
     rows: list[list[str]], delimiter: str, line_end: str, quote_all: bool, encoding: str
 ) -> None:

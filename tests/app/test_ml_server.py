@@ -5,7 +5,7 @@ import gzip
 import io
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
@@ -370,7 +370,7 @@ def test_a_server_without_a_champion_asks_for_the_first_training_once(make_world
     (job,) = world.ports.state.jobs()
     world.wait_until(lambda: f"job {job.job_id} trains the first one" in world.client.get("/readyz").text)
     assert world.client.post("/retrain").json()["job_id"] == job.job_id
-    assert world.ports.launcher.started == [job.job_id]
+    assert world.ports.launcher.started == [(job.job_id,)]
 
 
 def test_a_prediction_that_cannot_be_kept_is_not_given(
@@ -436,7 +436,7 @@ def test_a_retrain_is_one_job_that_can_be_asked_for(world: World) -> None:
     }
     assert answer.headers["location"] == body["status_url"]
     assert world.client.post("/retrain").json() == body
-    assert world.ports.launcher.started == [body["job_id"]]
+    assert world.ports.launcher.started == [(body["job_id"],)]
 
     world.ports.state.update_job(
         body["job_id"], state=JobState.RUNNING, progress=0.5, step="training rf", log="x" * 9_000
@@ -602,7 +602,7 @@ def test_every_documented_request_works_and_every_answer_is_as_documented(world:
     assert tried >= len(document["paths"]) + 4
 
 
-def _documented_requests(call: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _documented_requests(call: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {"files": {"file": ("reviews.csv", example)}}
         if media == "multipart/form-data"

@@ -163,12 +163,14 @@ def _read_header(reader: Iterator[list[str]], lines: Lines, name: str) -> list[s
 
 
 def _find_delimiter(first_line: str) -> str:
-    """The delimiter that names the text column and parts the header most; comma for one column alone."""
+    """The delimiter that names the text column and parts the header most; one column alone has none, so
+    that its texts need no quotes around their commas."""
 
     def fields(delimiter: str) -> list[str]:
         return [cell.strip().strip('"') for cell in first_line.split(delimiter)]
 
-    return max(DELIMITERS, key=lambda sign: (TEXT_COLUMN in fields(sign), len(fields(sign))))
+    best = max(DELIMITERS, key=lambda sign: (TEXT_COLUMN in fields(sign), len(fields(sign))))
+    return best if len(fields(best)) > 1 else "\x1f"
 
 
 def _bounded(lines: Lines, name: str) -> Iterator[str]:

@@ -74,8 +74,8 @@ _PREDICTION = _object(
     sentiment={"enum": [*_LABEL["enum"], None]},
     confidence=_or_null("number"),
     probabilities={"anyOf": [_PROBABILITIES, {"type": "null"}]},
-    error=_or_null("string"),
 )
+_PREDICTION["properties"]["error"] = _or_null("string")  # not required: FastAPI drops nulls from examples
 
 PREDICT: Entry = {
     "openapi_extra": {
