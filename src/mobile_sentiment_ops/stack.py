@@ -6,7 +6,7 @@
 
 `up` stays in the foreground. The first model is trained in this process, as soon as MLflow answers; the
 other kinds in a process of low priority, once the first one serves. When there is a champion already,
-the API starts at once from its local copy.
+the API starts at once from its local copy, and MLflow after it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Status:
 
 def status(platform: Platform) -> Status:
     """What runs and answers; asking starts and makes nothing."""
-    there = platform.workspace.is_dir()
+    there = _has_state(platform)
     api_url = _api_url(platform.settings)
     answer = _ask(f"{api_url}/readyz")
     return Status(
@@ -99,8 +99,8 @@ def status(platform: Platform) -> Status:
         mlflow_url=platform.settings.mlflow.tracking_uri,
         mlflow="answers" if platform.registry.reachable() else "does not answer",
         champion=platform.state.champion() if there else None,
-        reviews=sum(rows.num_rows for rows in platform.tables.batches("reviews", ["review_id"])) if there else 0,
-        jobs=_unfinished(platform) if there else (),
+        reviews=sum(rows.num_rows for rows in platform.tables.batches("reviews", ["review_id"])),
+        jobs=_unfinished(platform),
     )
 
 
@@ -122,21 +122,21 @@ class _Stack:
     def run(self, data: Sequence[str]) -> None:
         if _end_everything(self._platform, self.processes, self._screen):
             self._screen.say("an earlier `mso up` was killed; what it had left running is stopped")
-        api, own_mlflow = self._settings.api, _own_mlflow(self._settings)
+        api = self._settings.api
         require_free(api.host, api.port, "api.port")
-        if own_mlflow is not None:
-            require_free(*own_mlflow, "mlflow.tracking_uri")
-            self._start_mlflow(*own_mlflow)
-        self._start("api", [sys.executable, "-m", "mobile_sentiment_ops", "serve", "--no-train"])
-        first = self._platform.state.champion() is None
-        self._told_until = max((entry.seq for entry in self._platform.state.ledger()), default=0)
-        if first:
+        if own := _own_mlflow(self._settings):
+            require_free(*own, "mlflow.tracking_uri")
+        if not _has_state(self._platform) or self._platform.state.champion() is None:
+            self._start_mlflow()
             self._take_in(data or self._initial_data())
             self._meet_mlflow()
+            self._start_api()
             self._train_first()
             self._meet_api()
         else:
+            self._start_api()
             self._meet_api()
+            self._start_mlflow()  # only now, as two cores are busy with one of them
             self._take_in(data)
             try:
                 self._meet_mlflow()
@@ -147,12 +147,17 @@ class _Stack:
             self._platform.models.schedule_retrain(kinds=missing)
         self._watch()
 
-    def _start_mlflow(self, host: str, port: int) -> None:
-        folder = self._platform.workspace
+    def _start_mlflow(self) -> None:
+        if (own := _own_mlflow(self._settings)) is None:
+            return
+        folder, (host, port) = self._platform.workspace, own
         command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
         command += ["--artifacts-destination", str(folder / "mlflow-artifacts")]
         self._start("mlflow", command, QUIET_MLFLOW)
+
+    def _start_api(self) -> None:
+        self._start("api", [sys.executable, "-m", "mobile_sentiment_ops", "serve", "--no-train"])
 
     def _start(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> None:
         """Start a child; a signal waits until the child is on record."""
@@ -190,11 +195,11 @@ class _Stack:
 
     def _meet_mlflow(self) -> None:
         step = self._screen.step("MLflow")
-        uri = self._settings.mlflow.tracking_uri
-        step.at(f"waiting for {uri}")
+        uri = self._settings.mlflow.tracking_uri.rstrip("/")
+        step.at(f"waiting for {uri}/health")
         models = self._platform.models  # its imports take seconds, and the server is still starting
         if _own_mlflow(self._settings) is not None:
-            self._wait(step, f"{uri.rstrip('/')}/health", MLFLOW_WITHIN_SECONDS, self.processes.log("mlflow"))
+            self._wait(step, f"{uri}/health", MLFLOW_WITHIN_SECONDS, self.processes.log("mlflow"))
         elif not self._platform.registry.reachable():
             step.done("does not answer")
             raise Unavailable(f"the MLflow server at {uri} (mlflow.tracking_uri) does not answer")
@@ -208,7 +213,8 @@ class _Stack:
 
         def told(detail: str, share: float) -> None:
             self.processes.check()
-            step.at(detail, share)
+            if share < 1.0:  # the last one repeats the verdict
+                step.at(detail, share)
 
         while True:
             try:
@@ -220,12 +226,12 @@ class _Stack:
                 told(f"waiting: {err}", 0.0)
                 time.sleep(1.0)
         step.done(f"version {champion.version} ({champion.kind}). {champion.reason}")
-        self._told_until = max(entry.seq for entry in self._platform.state.ledger())
 
     def _meet_api(self) -> None:
         step, url = self._screen.step("API"), _api_url(self._settings)
         self._wait(step, f"{url}/readyz", API_WITHIN_SECONDS, self.processes.log("api"))
-        champion = self._platform.state.champion()
+        champion, ledger = self._platform.state.champion(), self._platform.state.ledger()
+        self._told_until = ledger[-1].seq if ledger else 0
         step.done(f"answers with model version {champion.version if champion else '?'}")
         question = json.dumps({"text": "Love it, works every time"})
         self._screen.say(
@@ -240,11 +246,11 @@ class _Stack:
     def _wait(self, step: Step, url: str, seconds: float, log: Path) -> None:
         """Until that address answers 200."""
         until = time.monotonic() + seconds
+        step.at(f"waiting for {url}")
         while (answer := _ask(url)) is None or answer[0] != 200:
             self.processes.check()
             if time.monotonic() > until:
                 raise Unavailable(f"{url} did not get ready within {seconds:.0f} s; {log} may say why")
-            step.at(f"waiting for {url}")
             time.sleep(LOOK_EVERY_SECONDS)
 
     # --- staying
@@ -265,7 +271,8 @@ class _Stack:
                 step = None
             if job is not None:
                 step = step or self._screen.step("training")
-                step.at(job.step or job.state.value, job.progress)
+                if job.progress < 1.0:
+                    step.at(job.step or job.state.value, job.progress)
             shown = job
             time.sleep(1.0)
 
@@ -316,7 +323,7 @@ def counts_in_words(report: IngestReport) -> str:
 
 def _end_everything(platform: Platform, processes: Processes, screen: Screen) -> bool:
     """End trainings and recorded processes; whether there were any."""
-    jobs = _unfinished(platform) if platform.workspace.is_dir() else ()
+    jobs = _unfinished(platform)
     if not jobs and not processes.running():
         return False
     step = screen.step("stopping")
@@ -332,8 +339,13 @@ def _end_everything(platform: Platform, processes: Processes, screen: Screen) ->
 
 
 def _unfinished(platform: Platform) -> tuple[Job, ...]:
-    found = (platform.state.jobs(state=state) for state in (JobState.RUNNING, JobState.QUEUED))
-    return tuple(job for jobs in found for job in jobs)
+    states = (JobState.RUNNING, JobState.QUEUED) if _has_state(platform) else ()
+    return tuple(job for state in states for job in platform.state.jobs(state=state))
+
+
+def _has_state(platform: Platform) -> bool:
+    """Whether anything was ever decided here; asking the state itself would make one."""
+    return bool(platform.settings.storage.state_url) or (platform.workspace / "state.db").exists()
 
 
 def _own_mlflow(settings: Settings) -> tuple[str, int] | None:
