@@ -20,15 +20,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import BinaryIO, TextIO
 
-import polars as pl
-
 from mobile_sentiment_ops.app.prediction import Answer, Review
 from mobile_sentiment_ops.app.problems import MAX_ERRORS, Problem
 from mobile_sentiment_ops.data.columns import recognise
-from mobile_sentiment_ops.data.lines import Lines, encodable, find_encoding
+from mobile_sentiment_ops.data.lines import DELIMITERS, Lines, encodable, find_encoding
 from mobile_sentiment_ops.data.predictions import text_fault
-from mobile_sentiment_ops.data.readers import DELIMITERS
-from mobile_sentiment_ops.data.validation import canonical
 from mobile_sentiment_ops.errors import UnreadableFile
 from mobile_sentiment_ops.settings import Api
 
@@ -264,6 +260,10 @@ def _reviews(rows: Sequence[Row], text_at: int, picks: dict[str, int]) -> list[R
     texts = [row.cells[text_at] for row in rows]
     if not picks or not rows:
         return [Review(text) for text in texts]
+    import polars as pl  # half a second that a server's start does not wait for
+
+    from mobile_sentiment_ops.data.validation import canonical
+
     told = pl.DataFrame({part: [row.cells[at] for row in rows] for part, at in picks.items()})
     read = canonical(told.with_columns(pl.lit("").alias(TEXT_COLUMN))).select(TOLD)
     return [Review(text, **values) for text, values in zip(texts, read.iter_rows(named=True), strict=True)]

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from mobile_sentiment_ops.errors import UnreadableFile
 
+DELIMITERS = (",", ";", "\t", "|")
 MAX_LINE_CHARS = 16 * 2**20
 
 

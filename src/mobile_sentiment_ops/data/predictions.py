@@ -12,7 +12,6 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 
-import polars as pl
 import pyarrow as pa
 
 from mobile_sentiment_ops.data.lines import encodable
@@ -117,6 +116,8 @@ LOGGED_TEXT: Mapping[str, Callable[[str], str | None]] = {
 
 def predictions_table(records: Sequence[PredictionRecord]) -> pa.Table:
     """Logged predictions as rows of the predictions table, in PREDICTION_SCHEMA."""
+    import polars as pl  # half a second that a server's start does not wait for; pa.array would load pandas
+
     rows = [
         (
             record.prediction_id,

@@ -29,11 +29,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mobile_sentiment_ops.data.columns import known_store, require_text
-from mobile_sentiment_ops.data.lines import Lines, encodable, find_encoding
+from mobile_sentiment_ops.data.lines import DELIMITERS, Lines, encodable, find_encoding
 from mobile_sentiment_ops.errors import UnreadableFile
 from mobile_sentiment_ops.types import Rejected
 
-DELIMITERS = (",", ";", "\t", "|")
 MAX_DOCUMENT_CHARS = 256 * 2**20
 MAX_ROW_CHARS = 500
 """How much of a rejected row is kept."""
