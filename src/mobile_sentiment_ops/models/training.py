@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
 from mobile_sentiment_ops.errors import TooFewRows
 from mobile_sentiment_ops.models.calibration import fit_calibration
 from mobile_sentiment_ops.models.kinds import kind_named
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.models.scorers import Labels, class_shares
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def train(kind: str, train: pl.DataFrame, validation: pl.DataFrame, *, seed: int) -> SentimentModel:
