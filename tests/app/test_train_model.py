@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mobile_sentiment_ops.adapters.memory import MemoryLauncher, MemoryPorts, MemoryRegistry
+from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryLauncher, MemoryPorts, MemoryRegistry
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.train_model import LEASE, MLOpsHandler, Progress
 from mobile_sentiment_ops.data.dataset import read_manifest, rebuild
@@ -33,7 +33,7 @@ from mobile_sentiment_ops.ports import TrainingRun
 from mobile_sentiment_ops.registry.bundle import pack_bundle, unpack_bundle
 from mobile_sentiment_ops.registry.ledger import first_broken
 from mobile_sentiment_ops.settings import Gate, Ingest, Training
-from mobile_sentiment_ops.types import Job, JobState, Outcome
+from mobile_sentiment_ops.types import Champion, Decision, Job, JobState, ModelVersion, Outcome
 
 OLD_WORDS = {
     1: ("terrible", "crashes", "useless", "slow", "broken", "awful"),
@@ -114,14 +114,53 @@ class World:
         return [(entry.decision.action, entry.decision.subject) for entry in entries]
 
 
+def new_world(ports: MemoryPorts) -> World:
+    data = DataHandler(
+        tables=ports.tables, files=ports.files, datasets=ports.datasets, clock=ports.clock, ingest=Ingest()
+    )
+    return World(ports, data)
+
+
 @pytest.fixture
 def world(memory: MemoryPorts) -> World:
-    data = DataHandler(
-        tables=memory.tables, files=memory.files, datasets=memory.datasets, clock=memory.clock, ingest=Ingest()
-    )
-    found = World(memory, data)
+    found = new_world(memory)
     found.ingest(reviews(500))
     return found
+
+
+@pytest.fixture(scope="session")
+def trained() -> list[TrainingRun]:
+    """What the first training and a second one on the same reviews recorded."""
+    found = new_world(MemoryPorts(FixedClock(JANUARY)))
+    found.ingest(reviews(500))
+    found.handler().train_startup_model()
+    found.handler().retrain()
+    return found.ports.registry.runs
+
+
+@pytest.fixture
+def first_champion(world: World, models: MLOpsHandler, trained: list[TrainingRun]) -> Champion:
+    """Version 1 is the champion, as `test_the_first_model_serves...` trains it."""
+    run, ports = trained[0], world.ports
+    version = ports.registry.record(run)
+    ports.bundles.put(run.bundle, run.bundle_hash)
+    decision = Decision("promote", version.version, "gate", run.tags["verdict_summary"])
+    champion = ports.state.change_champion(version, decision, expected_token=0)
+    models.reconcile()
+    return champion
+
+
+@pytest.fixture
+def two_versions(
+    world: World, models: MLOpsHandler, first_champion: Champion, trained: list[TrainingRun]
+) -> MLOpsHandler:
+    """Version 1 is the champion, version 2 the challenger, as `test_the_same_data_make_no_better_model` has it."""
+    run, ports = trained[1], world.ports
+    version = ports.registry.record(run).version
+    ports.bundles.put(run.bundle, run.bundle_hash)
+    ports.state.decide(Decision("verdict", version, "gate", run.tags["verdict_summary"]))
+    ports.registry.set_aliases({"challenger": version})
+    return models
 
 
 @pytest.fixture
@@ -153,13 +192,14 @@ def test_the_first_model_serves_once_it_beats_answering_one_label(world: World, 
     assert "LogisticRegression" in champion.reason
     assert world.ports.registry.aliases() == {"champion": "1", "Production": "1"}
     assert world.actions() == [("promote", "1")]
+    (run,) = world.ports.registry.runs
+    assert world.ports.datasets.list() == [run.dataset["fingerprint"]]
     assert models.train_startup_model() == champion
     assert len(world.ports.registry.runs) == 1
 
 
-def test_a_run_carries_what_it_was_made_with(world: World, models: MLOpsHandler) -> None:
-    models.train_startup_model()
-    (run,) = world.ports.registry.runs
+def test_a_run_carries_what_it_was_made_with(trained: list[TrainingRun]) -> None:
+    run = trained[0]
     assert (run.name, run.kind) == ("LogisticRegression", "lr")
     assert run.parameters.items() >= {"kind": "lr", "seed": "0"}.items()
     assert run.tags.items() >= {"git_revision": "abc", "lock_hash": "0123", "verdict": "PROMOTE"}.items()
@@ -168,7 +208,6 @@ def test_a_run_carries_what_it_was_made_with(world: World, models: MLOpsHandler)
     assert run.metrics["train_cpu_seconds"] > 0
     assert run.metrics["peak_memory_mb"] > 50
     assert set(run.artifacts) >= {"confusion_matrix.png", "reliability.png", "classification_report.txt"}
-    assert world.ports.datasets.list() == [run.dataset["fingerprint"]]
     bundle = unpack_bundle(run.bundle, bundle_hash=run.bundle_hash)
     assert read_manifest(bundle.manifest).fingerprint == bundle.card["dataset"]["fingerprint"]
     assert bundle.card["metrics"]["macro_f1"] == run.metrics["macro_f1"]
@@ -183,36 +222,29 @@ def test_too_few_reviews_to_judge_by_make_no_first_model(world: World) -> None:
     assert world.ports.registry.aliases() == {"challenger": "1"}
 
 
-def test_without_reviews_nothing_is_trained(memory: MemoryPorts, world: World) -> None:
-    empty = MemoryPorts(memory.clock)
-    world.data = DataHandler(
-        tables=empty.tables, files=empty.files, datasets=empty.datasets, clock=empty.clock, ingest=Ingest()
-    )
+def test_without_reviews_nothing_is_trained(memory: MemoryPorts) -> None:
     with pytest.raises(TooFewRows, match="0 reviews"):
-        world.handler().train_startup_model()
+        new_world(memory).handler().train_startup_model()
 
 
 # --- the next ones
 
 
-def test_the_same_data_make_no_better_model(world: World, models: MLOpsHandler) -> None:
-    champion = models.train_startup_model()
+def test_the_same_data_make_no_better_model(world: World, models: MLOpsHandler, first_champion: Champion) -> None:
     (verdict,) = models.retrain()
     assert verdict.outcome is Outcome.HOLD
     assert verdict.measured["gain"] == 0
     assert verdict.champion == "version 1 (LogisticRegression)"
-    assert models.champion() == champion
+    assert models.champion() == first_champion
     assert world.ports.registry.aliases() == {"champion": "1", "Production": "1", "challenger": "2"}
     assert world.actions() == [("promote", "1"), ("verdict", "2")]
 
 
-def test_a_better_candidate_replaces_the_champion(world: World, models: MLOpsHandler) -> None:
-    models.train_startup_model()
-    models.retrain()
+def test_a_better_candidate_replaces_the_champion(world: World, two_versions: MLOpsHandler) -> None:
     grow_new_words(world)
-    (verdict,) = models.retrain()
+    (verdict,) = two_versions.retrain()
     assert verdict.outcome is Outcome.PROMOTE
-    champion = models.champion()
+    champion = two_versions.champion()
     assert champion is not None
     assert (champion.version, champion.previous_version, champion.reason) == ("3", "1", verdict.summary)
     assert world.ports.registry.aliases() == {"champion": "3", "Production": "3", "previous": "1"}
@@ -221,8 +253,8 @@ def test_a_better_candidate_replaces_the_champion(world: World, models: MLOpsHan
     assert figures["measured"] == dict(verdict.measured)
 
 
-def test_both_are_judged_on_the_same_rows_that_neither_has_seen(world: World, models: MLOpsHandler) -> None:
-    models.train_startup_model()
+@pytest.mark.usefixtures("first_champion")
+def test_both_are_judged_on_the_same_rows_that_neither_has_seen(world: World) -> None:
     grow_new_words(world)
     (verdict,) = world.handler(test_share=0.9).retrain()  # a share that would reach into what the champion learned
     first, second = (unpack_bundle(run.bundle, bundle_hash=run.bundle_hash) for run in world.ports.registry.runs)
@@ -259,10 +291,11 @@ def test_an_unknown_kind_stops_before_anything_is_trained(world: World, models: 
     assert not world.ports.registry.runs
 
 
-def test_a_champion_whose_files_are_lost_is_replaced_and_the_reason_says_so(world: World, models: MLOpsHandler) -> None:
-    champion = models.train_startup_model()
-    damaged = {name: content + b" " for name, content in world.ports.bundles.get(champion.bundle_hash).items()}
-    world.ports.bundles.put(damaged, champion.bundle_hash)
+def test_a_champion_whose_files_are_lost_is_replaced_and_the_reason_says_so(
+    world: World, models: MLOpsHandler, first_champion: Champion
+) -> None:
+    damaged = {name: content + b" " for name, content in world.ports.bundles.get(first_champion.bundle_hash).items()}
+    world.ports.bundles.put(damaged, first_champion.bundle_hash)
     world.ports.registry.runs[0] = replace(world.ports.registry.runs[0], bundle=damaged)
     (verdict,) = models.retrain()
     assert verdict.outcome is Outcome.PROMOTE
@@ -272,13 +305,12 @@ def test_a_champion_whose_files_are_lost_is_replaced_and_the_reason_says_so(worl
     assert (now.version, now.reason) == ("2", verdict.summary)
 
 
-def test_what_an_interrupted_first_run_left_is_known(world: World) -> None:
+@pytest.mark.usefixtures("first_champion")
+def test_what_an_interrupted_first_run_left_is_known(world: World, trained: list[TrainingRun]) -> None:
     models = world.handler(kinds=("lr", "rf", "xgb"))
-    assert models.missing_kinds() == ("lr", "rf", "xgb")
-    models.train_startup_model()
     assert models.missing_kinds() == ("rf", "xgb")
-    models.retrain(kinds=["xgb"])
-    assert models.missing_kinds() == ("rf",)
+    world.ports.registry.record(replace(trained[0], kind="rf"))
+    assert models.missing_kinds() == ("xgb",)
 
 
 # --- jobs
@@ -447,16 +479,14 @@ def test_a_trainer_that_lost_its_lease_cannot_promote(world: World, models: MLOp
     assert world.ports.state.acquire(LEASE, "third", seconds=30) is None  # the one that took it over still has it
 
 
-def test_a_champion_that_changed_meanwhile_is_not_overwritten(world: World, models: MLOpsHandler) -> None:
-    models.train_startup_model()
-    models.retrain()
+def test_a_champion_that_changed_meanwhile_is_not_overwritten(world: World, two_versions: MLOpsHandler) -> None:
     grow_new_words(world)
     person = world.handler("a person's")
     with pytest.raises(StaleToken, match="champion changed meanwhile"):
-        models.retrain(
+        two_versions.retrain(
             progress=when("recording", lambda: person.promote("2", actor="ann", reason="known from the pilot"))
         )
-    champion = models.champion()
+    champion = two_versions.champion()
     assert champion is not None
     assert (champion.version, champion.actor) == ("2", "ann")
 
@@ -477,17 +507,18 @@ def go_away(world: World) -> None:
     world.ports.registry.away = True
 
 
-def test_a_candidate_that_cannot_be_recorded_is_not_promoted(world: World, models: MLOpsHandler) -> None:
-    champion = models.train_startup_model()
+def test_a_candidate_that_cannot_be_recorded_is_not_promoted(
+    world: World, models: MLOpsHandler, first_champion: Champion
+) -> None:
     grow_new_words(world)
     with pytest.raises(Unavailable):
         models.retrain(progress=when("recording", lambda: go_away(world)))
-    assert models.champion() == champion
+    assert models.champion() == first_champion
     assert world.actions() == [("promote", "1")]
 
 
 class AwayAfterRecording(MemoryRegistry):
-    def record(self, run: TrainingRun) -> object:  # type: ignore[override]
+    def record(self, run: TrainingRun) -> ModelVersion:
         version = super().record(run)
         self.away = True
         return version
@@ -503,22 +534,13 @@ def test_aliases_that_could_not_be_set_are_repaired(world: World) -> None:
     assert world.ports.registry.aliases() == {"champion": "1", "Production": "1"}
 
 
+@pytest.mark.usefixtures("first_champion")
 def test_a_retrain_compares_from_the_local_disk(world: World, models: MLOpsHandler) -> None:
-    champion = models.train_startup_model()
     world.ports.registry.runs[0] = replace(world.ports.registry.runs[0], bundle={})
     assert models.retrain()[0].champion == "version 1 (LogisticRegression)"
-    assert models.champion() == champion
 
 
 # --- a person decides
-
-
-@pytest.fixture
-def two_versions(world: World, models: MLOpsHandler) -> MLOpsHandler:
-    """Version 1 is the champion, version 2 the challenger."""
-    models.train_startup_model()
-    models.retrain()
-    return models
 
 
 def test_a_person_may_overrule_the_gate_with_a_reason(world: World, two_versions: MLOpsHandler) -> None:
@@ -585,7 +607,10 @@ def test_a_rollback_and_its_own_rollback(world: World, two_versions: MLOpsHandle
 def test_there_is_nothing_to_roll_back_at_first(models: MLOpsHandler) -> None:
     with pytest.raises(NoModel, match="no champion"):
         models.rollback(actor="ann", reason="panic")
-    models.train_startup_model()
+
+
+@pytest.mark.usefixtures("first_champion")
+def test_there_is_nothing_before_the_first_champion(models: MLOpsHandler) -> None:
     with pytest.raises(NoModel, match="first champion"):
         models.rollback(actor="ann", reason="panic")
 
@@ -605,8 +630,8 @@ def test_an_alias_moved_by_hand_is_put_back_and_told(world: World, two_versions:
     assert two_versions.reconcile() == []
 
 
+@pytest.mark.usefixtures("first_champion")
 def test_every_retrain_repairs_what_it_finds(world: World, models: MLOpsHandler) -> None:
-    models.train_startup_model()
     lost = models.schedule_retrain()
     world.ports.launcher.finish(lost.pid or 0)
     world.ports.registry.set_aliases({"champion": None})

@@ -71,9 +71,9 @@ class Candidate:
 
     kind: str
     model: SentimentModel
+    probabilities: np.ndarray
     decisions: np.ndarray
     metrics: Mapping[str, float]
-    artifacts: Mapping[str, bytes]
     started_at: datetime
     finished_at: datetime
 
@@ -245,9 +245,9 @@ class MLOpsHandler:
         return Candidate(
             kind,
             model,
+            probabilities,
             decisions,
             {**scores, **fit, "peak_memory_mb": _peak_memory_mb()},
-            evaluation_artifacts(labels, probabilities, decisions),
             started_at,
             self._clock.now(),
         )
@@ -303,7 +303,9 @@ class MLOpsHandler:
             metrics=candidate.metrics,
             tags={**self._provenance, "verdict": verdict.outcome.value, "verdict_summary": verdict.summary},
             dataset=summary,
-            artifacts=candidate.artifacts,
+            artifacts=evaluation_artifacts(
+                dataset.test["label"].to_numpy(), candidate.probabilities, candidate.decisions
+            ),
             bundle=files,
             bundle_hash=bundle_hash,
         )
@@ -397,7 +399,7 @@ class MLOpsHandler:
         """
         found = self.close_lost_jobs(but=but)
         if lost := self._registry.close_lost():
-            found.append(f"{lost} training runs were left open by a process that ended and were closed as failed")
+            found.append(f"training runs that a process left open when it ended, closed as failed: {lost}")
         champion = self._state.champion()
         if champion is not None:
             pointed, expected = self._registry.aliases(), self._projection(champion)

@@ -31,20 +31,26 @@ MEASURING_ERROR = 1e-9
 def check_model(model: SentimentModel) -> None:
     """Probabilities are finite and sum to 1, and each text's answer depends on no other text."""
     try:
-        together = model.probabilities(PROBES, STARS)
-        reverse = model.probabilities(PROBES[::-1], STARS[::-1])
-        alone = [model.probabilities([text], [stars]) for text, stars in zip(PROBES, STARS, strict=True)]
-        decided = model.decide(together)
-        model.predict(PROBES)  # stars may be unknown
+        _check_answers(model)
+    except ModelError:
+        raise
     except Exception as err:
         raise ModelError(f"kind {model.kind} fails on plain texts: {err!r}") from err
+
+
+def _check_answers(model: SentimentModel) -> None:
+    together = model.probabilities(PROBES, STARS)
     _require(model, together.shape == (len(PROBES), len(LABELS)), f"answers {together.shape} for {len(PROBES)} texts")
     _require(model, bool(np.isfinite(together).all()), "answers probabilities that are no numbers")
     sums = together.sum(axis=1)
     _require(model, bool((together >= 0).all()) and _same(sums, 1.0), f"answers probabilities that sum to {sums}")
+    decided = model.decide(together)
     _require(model, bool(np.isin(decided, range(len(LABELS))).all()), f"decides for {decided}, expected 0, 1 or 2")
+    reverse = model.probabilities(PROBES[::-1], STARS[::-1])
     _require(model, _same(reverse[::-1], together), "answers otherwise when the texts come in another order")
+    alone = [model.probabilities([text], [stars]) for text, stars in zip(PROBES, STARS, strict=True)]
     _require(model, _same(np.concatenate(alone), together), "answers otherwise when a text comes alone")
+    model.predict(PROBES)  # stars may be unknown
 
 
 def check_tiny_data(kind: str) -> None:
