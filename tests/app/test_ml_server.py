@@ -639,10 +639,12 @@ def test_pages_are_well_formed_and_load_nothing_from_elsewhere(world: World, rep
             super().__init__()
             self.open: list[str] = []
             self.links: list[str] = []
+            self.ids: set[str] = set()
 
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             if tag not in ("meta", "link", "br"):
                 self.open.append(tag)
+            self.ids |= {value or "" for name, value in attrs if name == "id"}
             self.links += [value or "" for name, value in attrs if name in ("src", "href")]
 
         def handle_endtag(self, tag: str) -> None:
@@ -652,8 +654,9 @@ def test_pages_are_well_formed_and_load_nothing_from_elsewhere(world: World, rep
     page.feed(world.client.get(path, headers={"Accept": "text/html"}).text)
     assert page.open == []
     assert page.links
-    assert all(link.startswith("/") and not link.startswith("//") for link in page.links)
-    for link in page.links:
+    assert all(link.startswith(("/", "#")) and not link.startswith("//") for link in page.links)
+    assert {link[1:] for link in page.links if link.startswith("#")} == page.ids
+    for link in filter(lambda link: link.startswith("/"), page.links):
         assert world.client.get(link, headers={"Accept": "text/html"}).status_code == 200
 
 
@@ -661,7 +664,7 @@ def test_the_first_page_shows_a_call_that_works(world: World) -> None:
     page = world.client.get("/", headers={"Host": '<script>"'})
     assert page.status_code == 200
     assert "<script>" not in page.text
-    assert "Model version 1 answers." in page.text
+    assert "Model version 1 (lr) answers." in page.text
 
 
 # --- many at once, and callers that leave

@@ -454,7 +454,8 @@ def _reports(request: Request) -> list[tuple[str, Path]]:
 def index(request: Request) -> Response:
     """The first page."""
     try:
-        status = f"Model version {_parts(request).predictions.live().version} answers."
+        live = _parts(request).predictions.live()
+        status = f"Model version {live.version} ({live.champion.kind}) answers."
     except NoModel as err:
         status = f"Not ready: {err}."
     return pages.index_page(status, str(request.base_url))

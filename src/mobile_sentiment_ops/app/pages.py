@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,30 +14,42 @@ from starlette.responses import HTMLResponse
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color-scheme: light dark }
-body { max-width: 50rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; color-scheme: light dark; overflow-wrap: anywhere }
+body { max-width: 46rem; margin: 1rem auto 4rem; padding: 0 1rem }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; padding-bottom: .6rem; border-bottom: 1px solid #8886 }
+nav :first-child { font-weight: bold; margin-right: auto }
+@media (max-width: 30rem) { nav :first-child { width: 100% } }
+h1 { font-size: 1.6rem; line-height: 1.2 }
+h2 { font-size: 1.15rem; margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid #8886 }
+ul { padding-left: 1.2rem }
 code, pre { font-family: ui-monospace, monospace; font-size: .9em }
-pre { overflow-x: auto; padding: .7rem; border: 1px solid #8886; border-radius: .3rem }
-h2 { margin-top: 2rem; border-top: 1px solid #8886; padding-top: 1rem }
+pre { white-space: pre-wrap; padding: .7rem; border: 1px solid #8886; border-radius: .3rem; background: #8881 }
 """
 
+PLACES = (
+    ("/", "MobileSentimentOps"),
+    ("/docs", "API"),
+    ("/model", "Model"),
+    ("/reports", "Reports"),
+    ("/jobs", "Jobs"),
+)
 
-def page(title: str, body: str, status: int = 200) -> HTMLResponse:
+
+def page(title: str, body: str) -> HTMLResponse:
     """A whole page; `body` is HTML whose texts are escaped already."""
+    links = "".join(f'<a href="{place}">{name}</a>' for place, name in PLACES)
     html = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-        f"<body><h1>{escape(title)}</h1>{body}</body></html>"
+        f"<body><nav>{links}</nav><h1>{escape(title)}</h1>{body}</body></html>"
     )
-    return HTMLResponse(html, status, {"Content-Security-Policy": POLICY})
+    return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
 
 
 def index_page(status: str, address: str) -> HTMLResponse:
     """The first page: how the server at `address` is, and where things are."""
     curl = f"curl -s {address}predict_json -H 'Content-Type: application/json' -d '{{\"text\": \"Love it\"}}'"
-    places = (("/docs", "every call"), ("/model", "the model that answers"), ("/reports", "reports"), ("/jobs", "jobs"))
-    links = "".join(f'<li><a href="{place}">{place}</a> {text}</li>' for place, text in places)
-    return page("MobileSentimentOps", f"<p>{escape(status)}</p><pre>{escape(curl)}</pre><ul>{links}</ul>")
+    return page("Sentiment of app reviews", f"<p>{escape(status)}</p><pre>{escape(curl)}</pre>")
 
 
 def reports_page(names: Sequence[str]) -> HTMLResponse:
@@ -47,18 +60,19 @@ def reports_page(names: Sequence[str]) -> HTMLResponse:
 
 def docs_page(openapi: Mapping[str, Any]) -> HTMLResponse:
     """The OpenAPI document for a person to read."""
-    calls = [
-        _call(method.upper(), path, call)
+    calls = {
+        f"{method.upper()} {path}": call
         for path, methods in openapi["paths"].items()
         for method, call in methods.items()
-    ]
-    intro = f'<p>{escape(openapi["info"]["description"])} As a document: <a href="/openapi.json">/openapi.json</a></p>'
-    return page(openapi["info"]["title"], intro + "".join(calls))
+    }
+    contents = "".join(f'<li><a href="#{quote(name)}"><code>{escape(name)}</code></a></li>' for name in calls)
+    intro = f'<p>{escape(openapi["info"]["description"])} As a document: <a href="/openapi.json">openapi.json</a></p>'
+    return page("API", f"{intro}<ul>{contents}</ul>{''.join(_call(name, call) for name, call in calls.items())}")
 
 
-def _call(method: str, path: str, call: Mapping[str, Any]) -> str:
+def _call(name: str, call: Mapping[str, Any]) -> str:
     paragraphs = escape(call.get("description", call["summary"])).split("\n\n")
-    description = "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+    description = re.sub("`(.+?)`", r"<code>\1</code>", "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs))
     bodies = [
         f"<p>Body <code>{escape(media)}</code></p>{_examples(content)}"
         for media, content in call.get("requestBody", {}).get("content", {}).items()
@@ -69,7 +83,7 @@ def _call(method: str, path: str, call: Mapping[str, Any]) -> str:
         for code, answer in call["responses"].items()
         if code != "default"
     ]
-    return f"<h2><code>{method} {escape(path)}</code></h2>{description}{''.join(bodies + answers)}"
+    return f'<h2 id="{quote(name)}"><code>{escape(name)}</code></h2>{description}{"".join(bodies + answers)}'
 
 
 def _examples(content: Mapping[str, Any]) -> str:
