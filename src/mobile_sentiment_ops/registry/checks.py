@@ -7,13 +7,16 @@ CHECKS        what a kind must do: each takes a kind's name and trains it on sma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
 from mobile_sentiment_ops.errors import DataError, ModelError
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.types import LABELS
+
+if TYPE_CHECKING:
+    import polars as pl  # a server checks the model that it opens, and starts without polars
 
 PROBES = (
     *("Love it, works well 😍", "Not good: it crashes since the last update!!!", "it is ok"),
@@ -65,6 +68,8 @@ def check_tiny_data(kind: str) -> None:
 
 def check_odd_data(kind: str) -> None:
     """Reviews that hardly teach train a sound model or are refused in words."""
+    import polars as pl
+
     one, other = _frame(POSITIVE, label=2), _frame(NEUTRAL, label=1)
     empty = pl.concat([_frame(("", " ", "...", "\u200b"), label) for label in range(3)])
     thai = pl.concat([_frame(THAI, label) for label in range(3)])
@@ -114,10 +119,14 @@ def _train(kind: str, rows: pl.DataFrame | None = None, validation: pl.DataFrame
 
 
 def _reviews() -> pl.DataFrame:
+    import polars as pl
+
     return pl.concat([_frame(texts, label) for label, texts in enumerate((NEGATIVE, NEUTRAL, POSITIVE))])
 
 
 def _frame(texts: Sequence[str], label: int) -> pl.DataFrame:
+    import polars as pl
+
     columns = {"review_text": texts, "rating": [(1, 3, 5)[label]] * len(texts), "label": [label] * len(texts)}
     return pl.DataFrame(columns, schema_overrides={"rating": pl.Int8, "label": pl.Int8})
 
