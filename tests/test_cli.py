@@ -141,7 +141,7 @@ def test_ingest_takes_columns_by_name_and_the_app_from_options(mso: Mso, tmp_pat
         (("models", "list"), 5, "127.0.0.1:9"),
         (("promote", "3", "--reason", "better"), 5, "127.0.0.1:9"),
         (("retrain", "--kinds", "lr,perceptron"), 4, "perceptron"),
-        (("retrain",), 3, "review"),
+        (("retrain",), 5, "127.0.0.1:9"),
     ],
 )
 def test_errors_are_one_sentence_with_their_exit_code(

@@ -120,7 +120,7 @@ class _Stack:
     # --- the way up
 
     def run(self, data: Sequence[str]) -> None:
-        if _end_everything(self._platform, self.processes, self._screen):
+        if self.processes.running() and _end_everything(self._platform, self.processes, self._screen):
             self._screen.say("an earlier `mso up` was killed; what it had left running is stopped")
         api = self._settings.api
         require_free(api.host, api.port, "api.port")

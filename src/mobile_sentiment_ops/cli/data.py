@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobile_sentiment_ops.cli.session import Json, print_json, session_of
+from mobile_sentiment_ops.cli.session import Json, answer, session_of
 from mobile_sentiment_ops.errors import DataError
 
 if TYPE_CHECKING:
     import polars as pl
 
     from mobile_sentiment_ops.bootstrap import Platform
-    from mobile_sentiment_ops.types import IngestReport
 
 STORES = ("google-play", "app-store")
 
@@ -66,10 +65,13 @@ def ingest(
             report = platform.data.ingest_frames(" ".join(sources), frames, progress=told)
         else:
             report = platform.data.ingest(sources, columns=columns, app=app, progress=told)
-    if as_json:
-        print_json(report)
-    else:
-        _print_report(report)
+    if not as_json:
+        mapping = report.mapping.items()
+        print("columns: " + ", ".join(name if name == part else f"{name!r} -> {part}" for name, part in mapping))
+    counts = [(name, getattr(report, name)) for name in ("read", "new", "updated", "duplicate", "rejected")]
+    answer(as_json, report, ("", ""), [*counts, *((f"  {rule}", count) for rule, count in report.reasons.items())])
+    if not as_json:
+        print("\n".join([*report.notes, f"{report.seconds:.1f} s"]))
     if report.read and report.rejected == report.read:
         raise DataError(f"every one of {report.read:,} rows was rejected; see the reasons, or map columns by --column")
 
@@ -91,30 +93,15 @@ def _store_pages(
             yield from platform.stores.app_store(app, country=country, limit=limit)
 
 
-def _print_report(report: IngestReport) -> None:
-    from mobile_sentiment_ops.screen import table
-
-    mapping = report.mapping.items()
-    print("columns: " + ", ".join(name if name == part else f"{name!r} -> {part}" for name, part in mapping))
-    counts = [(name, getattr(report, name)) for name in ("read", "new", "updated", "duplicate", "rejected")]
-    table(["", ""], [*counts, *((f"  {reason}", count) for reason, count in report.reasons.items())])
-    print("\n".join([*report.notes, f"{report.seconds:.1f} s"]))
-
-
 @commands.command()
 def quality(context: typer.Context, as_json: Json = False) -> None:
     """Measure what is odd about the reviews: missing, repeated, contradicting their stars, bursts, languages."""
-    from mobile_sentiment_ops.screen import table
-
     found = session_of(context).platform().data.quality()
-    if as_json:
-        print_json(found)
-        return
-    print(f"{found.rows:,} current reviews")
-    languages = ", ".join(f"{name} {share:.1%}" for name, share in found.languages.items())
-    print(f"languages: {languages or 'none'}\n")
-    rows = [("look" if f.exceeded else "ok", f.name, f.sentence) for f in found.findings]
-    table(["", "check", "found"], rows)
+    if not as_json:
+        languages = ", ".join(f"{name} {share:.1%}" for name, share in found.languages.items())
+        print(f"{found.rows:,} current reviews\nlanguages: {languages or 'none'}\n")
+    rows = [("look" if one.exceeded else "ok", one.name, one.sentence) for one in found.findings]
+    answer(as_json, found, ("", "check", "found"), rows)
 
 
 @commands.command("demo-data")
@@ -146,18 +133,18 @@ def demo_data(
         world.reviews.write_csv(sys.stdout.buffer)
     else:
         getattr(world.reviews, writers[output.suffix])(output)
-    said = f"{world.reviews.height:,} synthetic reviews with seed {demo.seed}; no person wrote them"
-    if as_json:
-        print_json({"reviews": world.reviews.height, "seed": demo.seed, "synthetic": True, "output": output})
-    else:
-        print(f"{said}{f': {output}' if output else ''}", file=sys.stderr)
+    rows = world.reviews.height
+    print(f"{rows:,} synthetic reviews with seed {demo.seed}; no person wrote them", file=sys.stderr)
+    if output is not None:
+        facts = {"reviews": rows, "seed": demo.seed, "synthetic": True, "output": output}
+        answer(as_json, facts, ("", ""), facts.items())
 
 
 @dataset.command("list")
 def dataset_list(context: typer.Context, as_json: Json = False) -> None:
     """List kept datasets by fingerprint, oldest first."""
     found = session_of(context).platform().data.datasets()
-    print_json({"datasets": found}) if as_json else print("\n".join(found) or "none yet; `mso retrain` builds one")
+    answer(as_json, {"datasets": found}, ("dataset",), [(fingerprint,) for fingerprint in found])
 
 
 @dataset.command("show")
@@ -167,19 +154,16 @@ def dataset_show(
     as_json: Json = False,
 ) -> None:
     """Show one dataset: where its reviews were found, and how many carry which label in which part."""
-    from mobile_sentiment_ops.screen import table
     from mobile_sentiment_ops.types import LABELS
 
     found = session_of(context).platform().data.dataset(fingerprint)
-    counts = found.rows.group_by("split", "label").len().rows()
     parts = {part: dict.fromkeys(LABELS, 0) for part in ("train", "validation", "test")}
-    for part, label, count in counts:
+    for part, label, count in found.rows.group_by("split", "label").len().rows():
         parts[part][LABELS[label]] = count
-    if as_json:
-        print_json({"fingerprint": found.fingerprint, "source": found.source, "rows": parts})
-        return
-    print(f"dataset {found.fingerprint}\nfrom {found.source}, {found.rows.height:,} reviews\n")
-    table(["part", *LABELS], [(part, *labels.values()) for part, labels in parts.items()])
+    if not as_json:
+        print(f"dataset {found.fingerprint}\nfrom {found.source}, {found.rows.height:,} reviews\n")
+    facts = {"fingerprint": found.fingerprint, "source": found.source, "rows": parts}
+    answer(as_json, facts, ("part", *LABELS), [(part, *labels.values()) for part, labels in parts.items()])
 
 
 @dataset.command("diff")
@@ -189,7 +173,5 @@ def dataset_diff(context: typer.Context, before: str, after: str, as_json: Json 
     \b
     mso dataset diff 3fa1 90bc
     """
-    from mobile_sentiment_ops.screen import table
-
-    found = session_of(context).platform().data.diff_datasets(before, after)
-    print_json(found.counts()) if as_json else table(["reviews", ""], list(found.counts().items()))
+    counts = session_of(context).platform().data.diff_datasets(before, after).counts()
+    answer(as_json, counts, ("reviews", ""), counts.items())

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mobile_sentiment_ops.cli.session import Json, actor, print_json, session_of
+from mobile_sentiment_ops.cli.session import Json, actor, answer, session_of
 from mobile_sentiment_ops.errors import NotFound
 
 Reason = Annotated[str, typer.Option(help="Why, for the ledger.")]
@@ -38,54 +38,43 @@ def retrain(
     with Screen(stderr=True, quiet=as_json or job is not None) as screen:
         step = screen.step("training")
         verdicts = platform.models.retrain(job, kinds=names, progress=step.at)
-    if as_json:
-        print_json({"verdicts": verdicts})
-    else:
-        for verdict in verdicts:
-            print(f"{verdict.candidate}: {verdict.outcome}. {verdict.summary}")
+    rows = [(verdict.candidate, verdict.outcome, verdict.summary) for verdict in verdicts]
+    answer(as_json, {"verdicts": verdicts}, ("kind", "verdict", ""), rows)
 
 
 @models.command("list")
 def models_list(context: typer.Context, as_json: Json = False) -> None:
     """List registered models, newest first; the champion is marked."""
-    from mobile_sentiment_ops.screen import table
-
     found = session_of(context).platform().models
     versions, champion = found.versions(), found.champion()
     serving = champion.version if champion else None
-    if as_json:
-        print_json({"champion": serving, "versions": versions})
-        return
     rows = [
         (
-            "champion" if version.version == serving else "",
-            version.version,
-            version.kind,
-            f"{version.metrics['macro_f1']:.3f}" if "macro_f1" in version.metrics else None,
-            version.tags.get("verdict"),
-            f"{version.created_at:%Y-%m-%d %H:%M}",
-            version.dataset[:12],
+            "champion" if one.version == serving else "",
+            one.version,
+            one.kind,
+            f"{one.metrics['macro_f1']:.3f}" if "macro_f1" in one.metrics else None,
+            one.tags.get("verdict"),
+            f"{one.created_at:%Y-%m-%d %H:%M}",
+            one.dataset[:12],
         )
-        for version in versions
+        for one in versions
     ]
-    table(["", "version", "kind", "macro-F1", "verdict", "trained", "dataset"], rows)
+    columns = ("", "version", "kind", "macro-F1", "verdict", "trained (UTC)", "dataset")
+    answer(as_json, {"champion": serving, "versions": versions}, columns, rows)
 
 
 @models.command("show")
 def models_show(context: typer.Context, version: str, as_json: Json = False) -> None:
     """Show one registered model with its figures."""
-    from mobile_sentiment_ops.screen import table
-
     versions = {found.version: found for found in session_of(context).platform().models.versions()}
     if version not in versions:
         raise NotFound(f"there is no model version {version}; `mso models list` shows {', '.join(versions) or 'none'}")
     found = versions[version]
-    if as_json:
-        print_json(found)
-        return
     facts = {"version": found.version, "kind": found.kind, "trained": f"{found.created_at:%Y-%m-%d %H:%M} UTC"}
     facts |= {"dataset": found.dataset, "bundle": found.bundle_hash, "run": found.run_id, **found.tags}
-    table(["", ""], [*facts.items(), *((name, f"{value:.4f}") for name, value in sorted(found.metrics.items()))])
+    rows = [*facts.items(), *((name, f"{value:.4f}") for name, value in sorted(found.metrics.items()))]
+    answer(as_json, found, ("", ""), rows)
 
 
 @commands.command()
@@ -96,7 +85,7 @@ def promote(context: typer.Context, version: str, reason: Reason, as_json: Json 
     mso promote 3 --reason "it knows the new release's words"
     """
     champion = session_of(context).platform().models.promote(version, actor=actor(), reason=reason)
-    print_json(champion) if as_json else print(f"version {champion.version} ({champion.kind}) is the champion")
+    answer(as_json, champion, ("", ""), [("champion", f"version {champion.version} ({champion.kind})")])
 
 
 @commands.command()
@@ -107,23 +96,16 @@ def rollback(context: typer.Context, reason: Reason, as_json: Json = False) -> N
     mso rollback --reason "complaints since Monday"
     """
     champion = session_of(context).platform().models.rollback(actor=actor(), reason=reason)
-    print_json(champion) if as_json else print(f"version {champion.version} ({champion.kind}) is the champion again")
+    answer(as_json, champion, ("", ""), [("champion", f"version {champion.version} ({champion.kind})")])
 
 
 @commands.command()
 def ledger(context: typer.Context, as_json: Json = False) -> None:
     """Print who decided what, when and why, oldest first."""
-    from mobile_sentiment_ops.screen import table
-
     found = session_of(context).platform().state.ledger()
-    if as_json:
-        print_json({"entries": found})
-        return
-    rows = [(e.seq, f"{e.at:%Y-%m-%d %H:%M:%S}", e.decision) for e in found]
-    table(
-        ["", "at (UTC)", "by", "action", "version", "reason"],
-        [(seq, at, made.actor, made.action, made.subject, made.reason) for seq, at, made in rows],
-    )
+    made = [(entry, entry.decision) for entry in found]
+    rows = [(e.seq, f"{e.at:%Y-%m-%d %H:%M:%S}", d.actor, d.action, d.subject, d.reason) for e, d in made]
+    answer(as_json, {"entries": found}, ("", "at (UTC)", "by", "action", "version", "reason"), rows)
 
 
 @commands.command()
@@ -133,21 +115,9 @@ def jobs(
     as_json: Json = False,
 ) -> None:
     """Show long work: trainings, newest first."""
-    from mobile_sentiment_ops.screen import table
-
     found = session_of(context).platform().state.jobs(limit=limit)
-    if as_json:
-        print_json({"jobs": found})
-        return
     rows = [
-        (
-            job.job_id,
-            job.kind,
-            job.state,
-            f"{job.progress:.0%}",
-            f"{job.created_at:%Y-%m-%d %H:%M}",
-            job.error or job.step,
-        )
-        for job in found
+        (one.job_id, one.kind, one.state, f"{one.progress:.0%}", f"{one.created_at:%m-%d %H:%M}", one.error or one.step)
+        for one in found
     ]
-    table(["job", "kind", "state", "done", "asked for", "step"], rows)
+    answer(as_json, {"jobs": found}, ("job", "kind", "state", "done", "asked for (UTC)", "step"), rows)

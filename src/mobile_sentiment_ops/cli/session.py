@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import datetime
 from enum import Enum
@@ -82,9 +82,14 @@ def actor() -> str:
         return f"uid {os.getuid()}"
 
 
-def print_json(value: object) -> None:
-    """One JSON document on stdout; what could not be measured is null."""
-    print(json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False))
+def answer(as_json: bool, value: object, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """`value` as one JSON document, in which null is what could not be measured, or `rows` as a table."""
+    if as_json:
+        print(json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False))
+    else:
+        from mobile_sentiment_ops.screen import table
+
+        table(columns, rows)
 
 
 def _plain(value: Any) -> object:

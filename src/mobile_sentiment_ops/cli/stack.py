@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mobile_sentiment_ops.cli.session import Json, print_json, session_of
+from mobile_sentiment_ops.cli.session import Json, answer, session_of
 
 commands = typer.Typer(rich_markup_mode=None)
 config = typer.Typer(rich_markup_mode=None, help="The settings.")
@@ -51,12 +51,8 @@ def down(context: typer.Context) -> None:
 def status(context: typer.Context, as_json: Json = False) -> None:
     """Show what runs here, what answers, and with which model."""
     from mobile_sentiment_ops import stack
-    from mobile_sentiment_ops.screen import table
 
     found = stack.status(session_of(context).platform())
-    if as_json:
-        print_json(found)
-        return
     champion = found.champion
     rows = [
         ("workspace", found.workspace),
@@ -67,7 +63,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
         ("reviews", f"{found.reviews:,}"),
         *((f"job {job.job_id}", f"{job.state}, {job.progress:.0%}: {job.step}") for job in found.jobs),
     ]
-    table(["", ""], rows)
+    answer(as_json, found, ("", ""), rows)
 
 
 @commands.command()
@@ -101,16 +97,13 @@ def config_show(
     """
     import json
 
-    from mobile_sentiment_ops.screen import table
     from mobile_sentiment_ops.settings import setting_descriptions
 
     meanings = setting_descriptions()
-    rows = session_of(context).settings().rows()
-    if as_json:
-        print_json({key: {"value": value, "source": source} for key, value, source in rows})
-    else:
-        shown = [(key, json.dumps(value, ensure_ascii=False), source, meanings.get(key)) for key, value, source in rows]
-        if not sources:
-            table(["setting", "value", "meaning"], [(key, value, meaning) for key, value, _, meaning in shown])
-        else:
-            table(["setting", "value", "from", "meaning"], shown)
+    found = session_of(context).settings().rows()
+    rows = [
+        (key, json.dumps(value, ensure_ascii=False), *([source] if sources else []), meanings.get(key))
+        for key, value, source in found
+    ]
+    columns = ("setting", "value", *(["from"] if sources else []), "meaning")
+    answer(as_json, {key: {"value": value, "source": source} for key, value, source in found}, columns, rows)
