@@ -9,7 +9,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 WIDE = 1_000  # columns: what is no terminal cuts nothing off
 
@@ -32,9 +32,10 @@ class Screen:
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[detail]}", markup=False),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
             console=self._console,
+            expand=True,
             transient=True,
             disable=not self.live,
         )
