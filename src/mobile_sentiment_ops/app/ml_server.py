@@ -384,6 +384,7 @@ async def livez() -> Response:
     return _json({"status": "alive"})
 
 
+@routes.get("/healthcheck", **docs.READYZ)
 @routes.get("/readyz", **docs.READYZ)
 def readyz(request: Request) -> Response:
     """Whether it can predict, with what, and what is away meanwhile. 503 with the reason if it cannot."""
@@ -401,12 +402,6 @@ def readyz(request: Request) -> Response:
         raise Problem(503, str(err), headers=RETRY, more=away) from err
     model = predictions.reason or "the champion"
     return _json({"status": "ready", "model_version": version, "model": model, **away})
-
-
-@routes.get("/healthcheck", **docs.READYZ)
-def healthcheck(request: Request) -> Response:
-    """The same as /readyz, under the first version's name."""
-    return readyz(request)
 
 
 @routes.get("/metrics", **docs.METRICS)
