@@ -21,7 +21,6 @@ from mobile_sentiment_ops.app.ml_server import create_app
 from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.models.training import train
-from mobile_sentiment_ops.ports import TrainingRun
 from mobile_sentiment_ops.registry.bundle import pack_bundle
 from mobile_sentiment_ops.settings import Settings
 from mobile_sentiment_ops.types import Champion, Decision, ModelVersion
@@ -48,7 +47,7 @@ def tiny_model() -> SentimentModel:
 
 
 @pytest.fixture
-def promote(tiny_model: SentimentModel, training_run: Callable[..., TrainingRun]) -> Callable[..., Champion]:
+def promote(tiny_model: SentimentModel) -> Callable[..., Champion]:
     """Registers the small model as one more version and makes it the champion: `promote(platform)`."""
 
     def promote(ports: MemoryPorts | Platform, *, note: str = "") -> Champion:

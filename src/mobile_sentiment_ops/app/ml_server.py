@@ -28,6 +28,7 @@ from typing import Annotated, BinaryIO, cast
 from urllib.parse import quote
 
 import anyio
+import structlog
 import uvicorn
 from anyio import to_thread
 from fastapi import APIRouter, FastAPI, Query, Request
@@ -52,6 +53,8 @@ from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.errors import MsoError, NoModel, SettingsError
 from mobile_sentiment_ops.settings import Api
 from mobile_sentiment_ops.types import LABELS, Job
+
+log = structlog.get_logger()
 
 DRIFT_HEADERS = {"X-Drift-Detected": "false", "X-Drift-Status": "no-reference"}
 """Until a reference window exists there is nothing to compare with."""
@@ -138,6 +141,7 @@ def serve(platform: Platform, *, train_if_missing: bool = True) -> None:
         timeout_keep_alive=60,
         timeout_graceful_shutdown=30,
     )
+    log.info("listening", host=platform.settings.api.host, port=platform.settings.api.port)
     uvicorn.Server(config).run(sockets=[listener])
 
 
