@@ -73,9 +73,9 @@ class Scored:
 # --- the peers
 
 
-def _pipeline(estimator: Callable[[], Any], clean: bool = False, **features: Any) -> Peer:
+def _pipeline(estimator: Callable[[], Any], features: Mapping[str, Any] | None = None, *, clean: bool = False) -> Peer:
     def fitted(texts: Texts, labels: npt.NDArray[np.int8], test: Texts) -> Probabilities:
-        vectorizer = TfidfVectorizer(ngram_range=(1, 2), **features)
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), **(features or {}))
         prepared = [without_stop_words(text) for text in texts] if clean else texts
         asked = [without_stop_words(text) for text in test] if clean else test
         found: Probabilities = make_pipeline(vectorizer, estimator()).fit(prepared, labels).predict_proba(asked)
@@ -104,15 +104,15 @@ LAST = {**_FEW, "max_features": 100}
 
 PEERS: Mapping[str, Peer] = {
     "majority": _majority,
-    f"{FIRST}earlier LR": _pipeline(lambda: LogisticRegression(C=2, max_iter=100), **EARLIER),
-    f"{FIRST}earlier RF": _pipeline(lambda: RandomForestClassifier(100, max_depth=6, random_state=42), **EARLIER),
+    f"{FIRST}earlier LR": _pipeline(lambda: LogisticRegression(C=2, max_iter=100), EARLIER),
+    f"{FIRST}earlier RF": _pipeline(lambda: RandomForestClassifier(100, max_depth=6, random_state=42), EARLIER),
     f"{FIRST}earlier XGB": _pipeline(
-        lambda: XGBClassifier(learning_rate=0.01, n_estimators=100, subsample=0.5, random_state=42), **EARLIER
+        lambda: XGBClassifier(learning_rate=0.01, n_estimators=100, subsample=0.5, random_state=42), EARLIER
     ),
-    f"{FIRST}last NB": _pipeline(lambda: MultinomialNB(alpha=4), clean=True, **LAST),
-    f"{FIRST}last RF": _pipeline(lambda: RandomForestClassifier(10, max_depth=3, random_state=42), clean=True, **LAST),
+    f"{FIRST}last NB": _pipeline(lambda: MultinomialNB(alpha=4), LAST, clean=True),
+    f"{FIRST}last RF": _pipeline(lambda: RandomForestClassifier(10, max_depth=3, random_state=42), LAST, clean=True),
     f"{FIRST}last XGB": _pipeline(
-        lambda: XGBClassifier(n_estimators=10, learning_rate=0.01, max_depth=6, subsample=0.5), clean=True, **LAST
+        lambda: XGBClassifier(n_estimators=10, learning_rate=0.01, max_depth=6, subsample=0.5), LAST, clean=True
     ),
     SKLEARN: _pipeline(lambda: LogisticRegression(C=3, class_weight="balanced", max_iter=1_000)),
 }
