@@ -10,13 +10,14 @@ from structlog.testing import capture_logs
 
 from mobile_sentiment_ops.adapters.memory import MemoryPorts
 from mobile_sentiment_ops.app import upkeep as upkeep_module
+from mobile_sentiment_ops.app.long_work import close_lost_jobs
 from mobile_sentiment_ops.app.outbox import Outbox
 from mobile_sentiment_ops.app.prediction import PredictionHandler
 from mobile_sentiment_ops.app.upkeep import Upkeep
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE
 from mobile_sentiment_ops.errors import StoreError
 from mobile_sentiment_ops.settings import Api
-from mobile_sentiment_ops.types import PredictionRecord
+from mobile_sentiment_ops.types import JobState, PredictionRecord
 
 Make = Callable[..., Upkeep]
 
@@ -39,8 +40,10 @@ def make(memory: MemoryPorts, predictions: PredictionHandler, tmp_path: Path) ->
     """Makes an upkeep over memory and starts it; it is stopped at the end."""
     started: list[Upkeep] = []
 
-    def make(train_first: Callable[[], object] = lambda: None) -> Upkeep:
-        started.append(Upkeep(predictions, Outbox(tmp_path, memory.files), memory.registry, train_first))
+    def make(
+        train_first: Callable[[], object] = lambda: None, close_lost: Callable[[], object] = lambda: None
+    ) -> Upkeep:
+        started.append(Upkeep(predictions, Outbox(tmp_path, memory.files), memory.registry, train_first, close_lost))
         started[-1].start()
         return started[-1]
 
@@ -88,6 +91,20 @@ def test_mlflow_is_looked_for_all_the_time(make: Make, memory: MemoryPorts, monk
     wait_until(lambda: upkeep.mlflow_reachable is True)
     memory.registry.away = True
     wait_until(lambda: upkeep.mlflow_reachable is False)
+
+
+def test_a_job_whose_process_was_killed_is_not_called_running_for_long(
+    make: Make, memory: MemoryPorts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "JOBS_SECONDS", 0.01)
+    job, _ = memory.state.submit("retrain")
+    pid = memory.launcher.start(job.job_id)
+    memory.state.update_job(job.job_id, state=JobState.RUNNING, pid=pid)
+    make(close_lost=lambda: close_lost_jobs(memory.state, memory.launcher, memory.clock))
+    time.sleep(0.1)
+    assert memory.state.job(job.job_id).state is JobState.RUNNING
+    memory.launcher.finish(pid)
+    wait_until(lambda: memory.state.job(job.job_id).state is JobState.FAILED)
 
 
 def test_a_failing_task_is_told_once_and_tried_again(

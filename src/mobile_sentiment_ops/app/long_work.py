@@ -1,4 +1,4 @@
-"""Long work that is done alone and ends in order, whoever ends it."""
+"""Long work is done alone, ends in order whoever ends it, and is not called running when it is not."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 
 import structlog
 
 from mobile_sentiment_ops.errors import Busy, StoreError
-from mobile_sentiment_ops.ports import State
-from mobile_sentiment_ops.types import Lease
+from mobile_sentiment_ops.ports import Clock, Launcher, State
+from mobile_sentiment_ops.types import JobState, Lease
 
 log = structlog.get_logger()
 
 LEASE_SECONDS = 30.0
+QUEUED_FOR_AT_MOST = timedelta(minutes=1)
 
 
 @contextmanager
@@ -60,6 +62,23 @@ def alone(
         stop.set()
         keeper.join()
         state.release(lease)
+
+
+def close_lost_jobs(state: State, launcher: Launcher, clock: Clock, *, but: str | None = None) -> list[str]:
+    """End as FAILED the jobs whose process is gone or never came, and say so; the job `but` is left alone."""
+    found = []
+    for was in (JobState.RUNNING, JobState.QUEUED):
+        for job in state.jobs(state=was):
+            if job.pid is None:
+                under_way = clock.now() - job.created_at < QUEUED_FOR_AT_MOST
+            else:
+                under_way = launcher.alive(job.pid)
+            if under_way or job.job_id == but:
+                continue
+            error = "its process ended without finishing; ask for it again"
+            state.update_job(job.job_id, state=JobState.FAILED, error=error)
+            found.append(f"job {job.job_id} was {was.value} and {error}")
+    return found
 
 
 @contextmanager

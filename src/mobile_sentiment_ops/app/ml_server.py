@@ -44,6 +44,7 @@ from mobile_sentiment_ops.app import pages
 from mobile_sentiment_ops.app.bodies import read_reviews, read_text
 from mobile_sentiment_ops.app.csv_answers import answer_csv, check_csv
 from mobile_sentiment_ops.app.edge import Edge, too_large
+from mobile_sentiment_ops.app.long_work import close_lost_jobs
 from mobile_sentiment_ops.app.metrics import CONTENT_TYPE, Metrics
 from mobile_sentiment_ops.app.outbox import Outbox
 from mobile_sentiment_ops.app.prediction import Answer, Batch, PredictionHandler, Review
@@ -92,7 +93,10 @@ def create_app(platform: Platform, *, train_if_missing: bool = True) -> FastAPI:
         if train_if_missing and platform.state.champion() is None:
             platform.models.schedule_retrain()
 
-    upkeep = Upkeep(predictions, outbox, platform.registry, train_first)
+    def close_lost() -> None:
+        close_lost_jobs(platform.state, platform.launcher, platform.clock)
+
+    upkeep = Upkeep(predictions, outbox, platform.registry, train_first, close_lost)
     metrics = Metrics(predictions)
 
     @asynccontextmanager

@@ -18,14 +18,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 import numpy as np
 import structlog
 
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
-from mobile_sentiment_ops.app.long_work import LEASE_SECONDS, alone, sigterm_raises
+from mobile_sentiment_ops.app.long_work import LEASE_SECONDS, alone, close_lost_jobs, sigterm_raises
 from mobile_sentiment_ops.app.model_files import open_bundle
 from mobile_sentiment_ops.data.dataset import Dataset
 from mobile_sentiment_ops.errors import BundleError, Busy, ModelError, NoModel, NotFound, StaleToken, StoreError
@@ -58,7 +58,6 @@ Progress = Callable[[str, float], None]
 """Called with a step in words and the share done, 0..1."""
 
 LEASE = "training"
-QUEUED_FOR_AT_MOST = timedelta(minutes=1)
 
 
 def silent(_step: str, _share: float) -> None:
@@ -160,7 +159,7 @@ class MLOpsHandler:
         """A job that trains in a process of its own; the one that is already on its way, if any."""
         for name in kinds or ():
             kind_named(name)
-        self.close_lost_jobs()
+        close_lost_jobs(self._state, self._launcher, self._clock)
         job, created = self._state.submit("retrain")
         if not created:
             return job
@@ -397,7 +396,7 @@ class MLOpsHandler:
         The job `but` is left alone: it is the caller's own. Raises Unavailable when the registry is
         away; the jobs are closed by then.
         """
-        found = self.close_lost_jobs(but=but)
+        found = close_lost_jobs(self._state, self._launcher, self._clock, but=but)
         if lost := self._registry.close_lost():
             found.append(f"training runs that a process left open when it ended, closed as failed: {lost}")
         champion = self._state.champion()
@@ -414,22 +413,6 @@ class MLOpsHandler:
             self._set_aliases(wrong)
         for sentence in found:
             log.warning("reconciled", found=sentence)
-        return found
-
-    def close_lost_jobs(self, *, but: str | None = None) -> list[str]:
-        """End as FAILED the jobs whose process is gone or never came; the job `but` is left alone."""
-        found = []
-        for state in (JobState.RUNNING, JobState.QUEUED):
-            for job in self._state.jobs(state=state):
-                if job.pid is None:
-                    under_way = self._clock.now() - job.created_at < QUEUED_FOR_AT_MOST
-                else:
-                    under_way = self._launcher.alive(job.pid)
-                if under_way or job.job_id == but:
-                    continue
-                error = "its process ended without finishing; ask for it again"
-                self._state.update_job(job.job_id, state=JobState.FAILED, error=error)
-                found.append(f"job {job.job_id} was {state.value} and {error}")
         return found
 
     def _projection(self, champion: Champion) -> dict[str, str | None]:

@@ -4,6 +4,7 @@ champion   follow the champion row, every second
 drain      predictions from the spool into their table: every minute, when many wait, and at the end
 answers    CSV answers from the local disk into the bucket
 mlflow     look whether MLflow answers, every ten seconds
+jobs       close those whose process was killed, every five seconds
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ CHAMPION_SECONDS = 1.0
 DRAIN_SECONDS, DRAIN_DEPTH, DEPTH_SECONDS = 60.0, 50_000, 5.0
 ANSWERS_SECONDS = 1.0
 MLFLOW_SECONDS = 10.0
+JOBS_SECONDS = 5.0
 PAUSE_SECONDS = 10.0
 """After a failure nothing is tried again sooner."""
 
@@ -32,7 +34,8 @@ FIRST_LOAD_SECONDS, STOP_SECONDS = 3.0, 20.0
 
 
 class Upkeep:
-    """The threads of one server; `train_first` is called once, after the first load was tried."""
+    """The threads of one server. `train_first` is called once, after the first load was tried, and
+    `close_lost` again and again."""
 
     def __init__(
         self,
@@ -40,17 +43,19 @@ class Upkeep:
         outbox: Outbox,
         registry: Registry,
         train_first: Callable[[], object],
+        close_lost: Callable[[], object],
     ) -> None:
         self._predictions = predictions
         self._outbox = outbox
         self._registry = registry
         self._train_first = train_first
+        self._close_lost = close_lost
         self._stop = threading.Event()
         self._tried_to_load = threading.Event()
         self._drained_at = 0.0
         self._threads = [
             threading.Thread(target=target, name=f"upkeep-{target.__name__.strip('_')}", daemon=True)
-            for target in (self._champion, self._drain, self._answers, self._mlflow)
+            for target in (self._champion, self._drain, self._answers, self._mlflow, self._jobs)
         ]
         self.mlflow_reachable: bool | None = None
         """Whether MLflow answered when it was last asked; None before."""
@@ -91,6 +96,9 @@ class Upkeep:
     def _mlflow(self) -> None:
         _guarded(self._look_for_mlflow)
         self._repeat(self._look_for_mlflow, every_seconds=MLFLOW_SECONDS)
+
+    def _jobs(self) -> None:
+        self._repeat(self._close_lost, every_seconds=JOBS_SECONDS)
 
     def _look_for_mlflow(self) -> None:
         self.mlflow_reachable = self._registry.reachable()

@@ -115,7 +115,11 @@ def jobs(
     as_json: Json = False,
 ) -> None:
     """Show long work: trainings, newest first."""
-    found = session_of(context).platform().state.jobs(limit=limit)
+    from mobile_sentiment_ops.app.long_work import close_lost_jobs
+
+    platform = session_of(context).platform()
+    close_lost_jobs(platform.state, platform.launcher, platform.clock)
+    found = platform.state.jobs(limit=limit)
     rows = [
         (one.job_id, one.kind, one.state, f"{one.progress:.0%}", f"{one.created_at:%m-%d %H:%M}", one.error or one.step)
         for one in found
