@@ -26,7 +26,7 @@ from mobile_sentiment_ops.errors import BundleError
 from mobile_sentiment_ops.models.arrays import read_array, write_array
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
+    from scipy.sparse import csr_matrix
 
 BUCKETS = 2**20
 CHUNK_TEXTS = 8_192
@@ -134,24 +134,26 @@ class WordFeatures:
         idf = np.sqrt(np.log((1 + texts) / (1 + seen_in[kept])) + 1)
         return cls.of(kept.astype(np.int32), idf.astype(np.float32))
 
-    def weighed(self, found: Counted) -> Counted:
-        """The kept buckets of each text by column, with their weights in the place of counts."""
+    def kept(self, found: Counted) -> Counted:
+        """The kept buckets of each text, by column."""
         columns = self.columns[found.buckets]
         kept = columns >= 0
-        columns, rows = columns[kept], found.rows[kept]
-        weights = (1 + np.log(found.counts[kept])) * self.idf[columns]
-        sizes = np.bincount(rows, minlength=found.starts.size - 1)
-        lengths = np.sqrt(np.bincount(rows, weights=weights.astype(np.float64) ** 2, minlength=sizes.size))
-        weights = (weights / lengths[rows]).astype(np.float32)
-        return Counted(np.concatenate([[0], np.cumsum(sizes)]), columns, weights)
+        sizes = np.bincount(found.rows[kept], minlength=found.starts.size - 1)
+        return Counted(np.concatenate([[0], np.cumsum(sizes)]), columns[kept], found.counts[kept])
 
-    def matrix(self, found: Counted) -> csr_array:
-        """The same as a sparse matrix (n, k), for learners."""
-        from scipy.sparse import csr_array
+    def weighed(self, found: Counted) -> Counted:
+        """The same with weights in the place of counts."""
+        kept = self.kept(found)
+        weights, rows = (1 + np.log(kept.counts)) * self.idf[kept.buckets], kept.rows
+        lengths = np.sqrt(np.bincount(rows, weights=weights.astype(np.float64) ** 2, minlength=found.starts.size - 1))
+        return Counted(kept.starts, kept.buckets, (weights / lengths[rows]).astype(np.float32))
 
-        weighed = self.weighed(found)
-        shape = (weighed.starts.size - 1, self.buckets.size)
-        return csr_array((weighed.counts, weighed.buckets, weighed.starts.astype(np.int32)), shape=shape)
+    def matrix(self, columns: Counted) -> csr_matrix:
+        """What `kept` or `weighed` gave, as a sparse matrix (n, k) for learners."""
+        from scipy.sparse import csr_matrix  # XGBoost knows no csr_array
+
+        shape = (columns.starts.size - 1, self.buckets.size)
+        return csr_matrix((columns.counts, columns.buckets, columns.starts.astype(np.int32)), shape=shape)
 
     def files(self) -> dict[str, bytes]:
         """What `from_files` reads."""

@@ -74,6 +74,8 @@ class SentimentModel:
             raise BundleError(f"{MODEL_FILE}: {place} is not as this release reads it: {fault['msg'].lower()}") from err
         except ModelError as err:
             raise BundleError(f"{MODEL_FILE} says kind {found.kind}: {err}") from err
+        if unknown := sorted(files.keys() - {MODEL_FILE} - scorer.files().keys()):
+            raise BundleError(f"{unknown[0]} is no file of a model of kind {found.kind}")
         return cls(found.kind, found.parameters, scorer, Calibration(found.scale, found.bias), found.offsets)
 
 

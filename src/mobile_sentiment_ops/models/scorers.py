@@ -6,27 +6,26 @@
     StarsScorer    by the stars the reviewer gave (stars)
 
 Scores are logits: `model.py` makes probabilities and decisions of them. Every fit sees each class at
-the same total weight, so that the rare ones count.
+the same total weight, so that the rare ones count. Fits use one thread: a second one that waits for its
+turn beside a busy server cost 20 times the CPU (measured), and sums taken in one order come out the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from mobile_sentiment_ops.errors import BundleError
 from mobile_sentiment_ops.models.arrays import read_array, write_array
 from mobile_sentiment_ops.models.features import WordFeatures, counted
+from mobile_sentiment_ops.models.trees import Trees
 from mobile_sentiment_ops.types import LABELS
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-    from xgboost import Booster
+    from scipy.sparse import csr_matrix
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -60,12 +59,14 @@ class LinearScorer:
     def fit(cls, texts: Sequence[str], ratings: Ratings, labels: Labels, parameters: Parameters, seed: int) -> Scorer:
         """Multinomial logistic regression with balanced classes."""
         from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
 
         found = counted(texts)
         features = WordFeatures.learn(found)
-        rows, classes, weights = _with_every_class(features.matrix(found), labels)
+        rows, classes, weights = _with_every_class(features.matrix(features.weighed(found)), labels)
         learner = LogisticRegression(**parameters, random_state=seed)
-        learner.fit(rows, classes, sample_weight=weights)
+        with threadpool_limits(1):
+            learner.fit(rows, classes, sample_weight=weights)
         return cls(features, learner.coef_.T.astype(np.float32), learner.intercept_.astype(np.float64))
 
     @classmethod
@@ -86,12 +87,15 @@ class LinearScorer:
         return {**self.features.files(), **own}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TreeScorer:
-    """Logits from an XGBoost ensemble, kept as XGBoost's own UBJSON: data, no code."""
+    """Logits from trees over counts of words.
+
+    Counts and not weights: whole numbers make few distinct splits, which cost a tenth to search.
+    """
 
     features: WordFeatures
-    content: bytes
+    trees: Trees
 
     @classmethod
     def fit(cls, texts: Sequence[str], ratings: Ratings, labels: Labels, parameters: Parameters, seed: int) -> Scorer:
@@ -102,41 +106,22 @@ class TreeScorer:
         rounds, words = int(more.pop("rounds")), int(more.pop("words"))
         found = counted(texts)
         features = WordFeatures.learn(found, most=words)
-        rows, classes, weights = _with_every_class(features.matrix(found), labels)
-        fixed = {"objective": "multi:softprob", "num_class": CLASSES, "tree_method": "hist", "verbosity": 0}
-        data = xgboost.DMatrix(rows, label=classes, weight=weights)
-        booster = xgboost.train({**fixed, **more, "seed": seed}, data, num_boost_round=rounds)
-        return cls(features, bytes(booster.save_raw("ubj")))
+        rows, classes, weights = _with_every_class(features.matrix(features.kept(found)), labels)
+        fixed = {"objective": "multi:softprob", "num_class": CLASSES, "tree_method": "hist", "nthread": 1}
+        data = xgboost.DMatrix(rows, label=classes, weight=weights, nthread=1)
+        booster = xgboost.train({**fixed, **more, "seed": seed, "verbosity": 0}, data, num_boost_round=rounds)
+        return cls(features, Trees.of_xgboost(bytes(booster.save_raw("json"))))
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Scorer:
-        if "trees.ubj" not in files:
-            raise BundleError("the model has no file trees.ubj")
-        scorer = cls(WordFeatures.from_files(files), files["trees.ubj"])
-        if scorer._booster.num_features() != scorer.features.buckets.size:
-            raise BundleError("trees.ubj and buckets.npy are of different models")
-        return scorer
-
-    @cached_property
-    def _booster(self) -> Booster:
-        import xgboost
-
-        booster = xgboost.Booster({"nthread": 1})  # a server has other requests for the other cores
-        try:
-            booster.load_model(bytearray(self.content))
-        except xgboost.core.XGBoostError as err:
-            raise BundleError(f"trees.ubj cannot be read: {str(err).partition(chr(10))[0]}") from err
-        return booster
+        features = WordFeatures.from_files(files)
+        return cls(features, Trees.from_files(files, features.buckets.size))
 
     def scores(self, texts: Sequence[str], ratings: Ratings) -> Floats:
-        if not texts:
-            return np.empty((0, CLASSES))
-        rows = self.features.matrix(counted(texts))
-        margins = self._booster.inplace_predict(rows, predict_type="margin")
-        return np.asarray(margins, dtype=np.float64).reshape(len(texts), CLASSES)
+        return self.trees.scores(self.features.kept(counted(texts)), self.features.buckets.size)
 
     def files(self) -> dict[str, bytes]:
-        return {**self.features.files(), "trees.ubj": self.content}
+        return {**self.features.files(), **self.trees.files()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,13 +177,13 @@ def class_shares(labels: Labels) -> Floats:
     return np.asarray(counts / counts.sum())
 
 
-def _with_every_class(rows: csr_array, labels: Labels) -> tuple[csr_array, Labels, Floats]:
+def _with_every_class(rows: csr_matrix, labels: Labels) -> tuple[csr_matrix, Labels, Floats]:
     """Rows, classes and weights that balance the classes; an empty row of hardly any weight a class lets
     learners see all three of them."""
-    from scipy.sparse import csr_array, vstack
+    from scipy.sparse import csr_matrix, vstack
 
     counts = np.bincount(labels, minlength=CLASSES)
     weights = labels.size / (np.count_nonzero(counts) * counts[labels])
-    empty = csr_array((CLASSES, rows.shape[1]), dtype=rows.dtype)
+    empty = csr_matrix((CLASSES, rows.shape[1]), dtype=rows.dtype)
     classes = np.concatenate([labels, np.arange(CLASSES)])
     return vstack([rows, empty], format="csr"), classes, np.concatenate([weights, np.full(CLASSES, 1e-3)])
