@@ -7,7 +7,6 @@ CHECKS        what a kind must do: each takes a kind's name and trains it on sma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,18 +14,21 @@ from mobile_sentiment_ops.errors import DataError, ModelError
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.types import LABELS
 
-if TYPE_CHECKING:
-    import polars as pl  # a server checks the model that it opens, and starts without polars
-
 PROBES = (
     *("Love it, works well 😍", "Not good: it crashes since the last update!!!", "it is ok"),
     *("ใช้งานง่าย แต่ช้า", "बहुत अच्छा ऐप", "app bahut bekar hai", "...", "", "slow " * 400),
 )
 STARS = (5, 1, 3, None, 5, 1, None, None, 2)
+
+Rows = Sequence[tuple[str, int]]
+"""Texts to train on, each with its label as an index into LABELS."""
+
 NEGATIVE = ("it crashes again and again", "slow and full of adverts", "cannot log in any more", "a waste of money")
 NEUTRAL = ("it is ok", "does what it says", "average, nothing special", "fine for now")
 POSITIVE = ("love it, works well", "great and easy to use", "very useful every day", "the best one so far")
-THAI = ("ใช้งานง่าย", "ช้ามาก", "ดีมาก", "ล่มบ่อย")
+REVIEWS = [(text, label) for label, texts in enumerate((NEGATIVE, NEUTRAL, POSITIVE)) for text in texts]
+THAI = [(text, label) for text in ("ใช้งานง่าย", "ช้ามาก", "ดีมาก", "ล่มบ่อย") for label in range(3)]
+EMPTY = [(text, label) for text in ("", " ", "...", "\u200b") for label in range(3)]
 MEASURING_ERROR = 1e-9
 """By how much a probability may differ when sums are taken in another order."""
 
@@ -60,7 +62,7 @@ def check_tiny_data(kind: str) -> None:
     """A dozen reviews are enough to train; none at all are refused in words."""
     check_model(_train(kind))
     try:
-        _train(kind, _reviews().clear(), _reviews().clear())
+        _train(kind, (), ())
     except (ModelError, DataError):
         return
     raise ModelError(f"kind {kind} trains on no reviews at all, expected an error that says so")
@@ -68,18 +70,14 @@ def check_tiny_data(kind: str) -> None:
 
 def check_odd_data(kind: str) -> None:
     """Reviews that hardly teach train a sound model or are refused in words."""
-    import polars as pl
 
-    one, other = _frame(POSITIVE, label=2), _frame(NEUTRAL, label=1)
-    empty = pl.concat([_frame(("", " ", "...", "\u200b"), label) for label in range(3)])
-    thai = pl.concat([_frame(THAI, label) for label in range(3)])
-    odd = {
-        "one label": (one, one),
-        "two labels and validated on the third": (pl.concat([_frame(NEGATIVE, label=0), one]), other),
-        "texts of which half are empty": (pl.concat([_reviews(), empty]), _reviews()),
-        "empty texts": (empty, empty),
-        "a script that nothing else is in": (thai, _reviews()),
-        "texts and validated on a script that was not in them": (_reviews(), thai),
+    odd: dict[str, tuple[Rows, Rows]] = {
+        "one label": (REVIEWS[8:], REVIEWS[8:]),
+        "two labels and validated on the third": (REVIEWS[4:], REVIEWS[:4]),
+        "texts of which half are empty": (REVIEWS + EMPTY, REVIEWS),
+        "empty texts": (EMPTY, EMPTY),
+        "a script that nothing else is in": (THAI, REVIEWS),
+        "texts and validated on a script that was not in them": (REVIEWS, THAI),
     }
     for name, (rows, validation) in odd.items():
         try:
@@ -111,24 +109,17 @@ def check_save_and_load(kind: str) -> None:
 CHECKS: tuple[Callable[[str], None], ...] = (check_tiny_data, check_odd_data, check_same_seed, check_save_and_load)
 
 
-def _train(kind: str, rows: pl.DataFrame | None = None, validation: pl.DataFrame | None = None) -> SentimentModel:
-    from mobile_sentiment_ops.models.training import train  # a server that checks its model trains nothing
+def _train(kind: str, rows: Rows = REVIEWS, validation: Rows = REVIEWS) -> SentimentModel:
+    import polars as pl  # a server checks the model that it opens, and starts without polars and training
 
-    rows = _reviews() if rows is None else rows
-    return train(kind, rows, rows if validation is None else validation, seed=0)
+    from mobile_sentiment_ops.models.training import train
 
-
-def _reviews() -> pl.DataFrame:
-    import polars as pl
-
-    return pl.concat([_frame(texts, label) for label, texts in enumerate((NEGATIVE, NEUTRAL, POSITIVE))])
-
-
-def _frame(texts: Sequence[str], label: int) -> pl.DataFrame:
-    import polars as pl
-
-    columns = {"review_text": texts, "rating": [(1, 3, 5)[label]] * len(texts), "label": [label] * len(texts)}
-    return pl.DataFrame(columns, schema_overrides={"rating": pl.Int8, "label": pl.Int8})
+    columns = {"review_text": pl.Utf8(), "rating": pl.Int8(), "label": pl.Int8()}
+    frames = [
+        pl.DataFrame([(text, (1, 3, 5)[label], label) for text, label in part], columns, orient="row")
+        for part in (rows, validation)
+    ]
+    return train(kind, *frames, seed=0)
 
 
 def _same(found: np.ndarray, expected: np.ndarray | float) -> bool:
