@@ -42,7 +42,7 @@ log = structlog.get_logger()
 LOADER = "mobile_sentiment_ops.registry.pyfunc"
 BUNDLE = "bundle"
 DATASET_NAME, DIGEST_CHARS = "reviews", 36
-REQUIREMENTS = ("mobile-sentiment-ops", "numpy", "scipy", "scikit-learn", "skops", "xgboost-cpu", "pandas", "polars")
+REQUIREMENTS = ("mobile-sentiment-ops", "numpy", "pandas")
 MANNERS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
