@@ -16,7 +16,7 @@ from mobile_sentiment_ops.errors import StoreError
 
 COMMAND = (sys.executable, "-m", "mobile_sentiment_ops", "retrain", "--job")
 NICENESS = 10
-STOP_SECONDS = 10.0
+START_SECONDS, STOP_SECONDS = 10.0, 10.0
 
 
 class ProcessLauncher:
@@ -62,15 +62,17 @@ class ProcessLauncher:
     def alive(self, pid: int) -> bool:
         """Whether that process runs and is one of ours: a pid may have gone to another program."""
         self._reap()
-        if pid in self._children:  # its command line may be empty while it is starting
+        if pid in self._children:
             return True
         try:
             process = psutil.Process(pid)
             if process.status() == psutil.STATUS_ZOMBIE:
                 return False
-            words = tuple(process.cmdline())
+            words, age = tuple(process.cmdline()), time.time() - process.create_time()
         except (psutil.NoSuchProcess, psutil.AccessDenied):  # denied: somebody else's
             return False
+        if not words:  # a process that is starting has no command line for a moment, a kernel's thread never has
+            return age < START_SECONDS
         ours = self._command[1:]
         return any(words[at : at + len(ours)] == ours for at in range(len(words)))
 
