@@ -35,7 +35,8 @@ def main() -> None:
     """Run, record, draw."""
     with tempfile.TemporaryDirectory() as folder:
         printed = _run(folder).replace(folder, "~")
-    lines = [line.rstrip() for line in re.split(r"[\r\n]+", ESCAPES.sub("", printed)) if KEPT.match(line)]
+    kept = [line.rstrip() for line in re.split(r"[\r\n]+", ESCAPES.sub("", printed)) if KEPT.match(line)]
+    lines = list(dict.fromkeys(kept))  # a terminal that is drawn anew gets a line again
     PICTURE.write_text(draw(lines), "utf-8")
     print(f"{PICTURE.name}: {len(lines)} lines")
 
@@ -67,12 +68,12 @@ def draw(lines: list[str]) -> str:
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), highlight=False)
     console.print(Text("$ make up", style="bold"))
     for line in lines:
-        if line.startswith("serving after"):
+        if line.startswith(("serving after", "try it:", "stop it")):
             console.print()
         text = Text(line)
         text.highlight_regex(r"^✓", "green")
         text.highlight_regex(r"^serving after .*|^try it:", "bold")
-        text.highlight_regex(r"https?://[^\s']+", "cyan")
+        text.highlight_regex(r"https?://[^\s')]+", "cyan")
         console.print(text)
     picture = console.export_svg(title="make up", theme=DIMMED_MONOKAI)
     return re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)

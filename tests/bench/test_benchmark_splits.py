@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from bench.splits import benchmark_splits
 
 COLUMNS = ["review_id", "app", "submitted_at", "rating", "review_text", "label"]
