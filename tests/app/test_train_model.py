@@ -214,12 +214,21 @@ def test_a_run_carries_what_it_was_made_with(trained: list[TrainingRun]) -> None
     assert bundle.card["labels_decided"] == ["Negative", "Neutral", "Positive"]
 
 
-def test_too_few_reviews_to_judge_by_make_no_first_model(world: World) -> None:
-    with pytest.raises(ModelError, match=r"no model can serve yet: .*\b100\b"):
+def test_too_few_reviews_to_judge_by_make_no_first_model(memory: MemoryPorts) -> None:
+    world = new_world(memory)
+    world.ingest(reviews(100))
+    with pytest.raises(ModelError, match="no model can serve yet: .*Only 20 .* needs 30"):
         world.handler(gate=Gate(min_test_rows=200)).train_startup_model()
     assert world.ports.state.champion() is None
     assert world.actions() == [("verdict", "1")]
     assert world.ports.registry.aliases() == {"challenger": "1"}
+
+
+def test_the_first_model_needs_fewer_reviews_than_one_that_replaces_another(world: World) -> None:
+    world.handler(gate=Gate(min_test_rows=200)).train_startup_model()
+    (held,) = world.handler(gate=Gate(min_test_rows=200)).retrain(kinds=["lr"])
+    assert held.outcome is Outcome.HOLD
+    assert "Only 100 labelled reviews" in held.summary
 
 
 def test_without_reviews_nothing_is_trained(memory: MemoryPorts) -> None:

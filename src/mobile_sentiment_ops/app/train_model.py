@@ -112,7 +112,7 @@ class MLOpsHandler:
     def train_startup_model(self, progress: Progress = silent) -> Champion:
         """The champion; when there is none, the first configured kind is trained and promoted.
 
-        Raises ModelError when even that model is not better than always answering the same label.
+        Raises ModelError when even that model is not better than chance.
         """
         if (champion := self._state.champion()) is not None:
             return champion

@@ -7,7 +7,8 @@ macro-F1 is.
     REJECT    the whole interval is below it, or the candidate answers one label to everything
     HOLD      neither is sure, or the rows cannot tell
 
-While there is no champion, the rival answers the commonest label of the rows to each of them.
+While there is no champion, the rival is chance: the candidate's own answers, dealt to the rows in another
+order. (One answer to everything is no rival, as guesses have a better macro-F1.) Few rows are enough then.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from mobile_sentiment_ops.models.evaluation import Indices
 from mobile_sentiment_ops.models.intervals import gain_interval, macro_f1_interval
 from mobile_sentiment_ops.settings import Gate
 from mobile_sentiment_ops.types import LABELS, Outcome, Verdict
+
+FIRST_MODEL_ROWS = 30
+"""Fewest rows to judge the first model on; the interval is wide then, and still decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +61,12 @@ def compare(
     >>> verdict.outcome.value, round(verdict.measured["gain"], 3)
     ('PROMOTE', 0.333)
     """
-    usual = int(np.bincount(labels, minlength=len(LABELS)).argmax())
-    rival = np.full(len(labels), usual) if champion_decisions is None else champion_decisions
-    rival_name = champion or f"always answering {LABELS[usual]}"
+    dealt = np.random.default_rng(seed).permutation(candidate_decisions)
+    rival = dealt if champion_decisions is None else champion_decisions
+    rival_name = champion or "the same answers dealt by chance"
     measured = _measure(labels, candidate_decisions, rival, limits, seed) if len(labels) else {"test_rows": 0.0}
-    outcome, reason = _decide(labels, candidate_decisions, measured, limits)
+    needed = limits.min_test_rows if champion else min(limits.min_test_rows, FIRST_MODEL_ROWS)
+    outcome, reason = _decide(labels, candidate_decisions, measured, limits, needed)
     return Verdict(
         outcome=outcome,
         candidate=candidate,
@@ -92,13 +97,13 @@ def _measure(labels: Indices, candidate: Indices, rival: Indices, limits: GateLi
 
 
 def _decide(
-    labels: Indices, candidate: Indices, measured: Mapping[str, float], limits: GateLimits
+    labels: Indices, candidate: Indices, measured: Mapping[str, float], limits: GateLimits, needed: int
 ) -> tuple[Outcome, str]:
     """The outcome, and the sentence that it rests on."""
     rows = len(labels)
-    if rows < limits.min_test_rows:
+    if rows < needed:
         return Outcome.HOLD, (
-            f"Only {rows:,} labelled reviews are there to judge it on, a verdict needs {limits.min_test_rows:,} "
+            f"Only {rows:,} labelled reviews are there to judge it on, a verdict needs {needed:,} "
             f"(gate.min_test_rows): take in more, or ask for fewer."
         )
     if len(np.unique(candidate)) == 1:
