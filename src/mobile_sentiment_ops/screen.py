@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console
@@ -48,11 +49,14 @@ class Screen:
         self._progress.stop()
 
     def step(self, name: str) -> Step:
+        """Begin a step."""
         return Step(self, self._progress, name)
 
     def say(self, text: str) -> None:
+        """Lines that stay. A terminal that is gone stops nothing, least of all what has to be ended."""
         if not self._quiet:
-            self._console.print(text, soft_wrap=True)
+            with suppress(OSError, SystemExit):  # Rich ends the program when its pipe is closed
+                self._console.print(text, soft_wrap=True)
 
     def line(self, mark: str, text: str) -> None:
         """A line that stays, with the seconds since the beginning."""
@@ -70,12 +74,14 @@ class Step:
         self._task = progress.add_task(name, total=None, detail="")
 
     def at(self, detail: str, share: float | None = None) -> None:
+        """What is done now, and the share that is done, 0..1."""
         self._progress.update(self._task, detail=detail, total=None if share is None else 1.0, completed=share or 0.0)
         if detail != self._detail and not self._screen.live:
             self._screen.line("  ", f"{self._name}: {detail}")
         self._detail = detail
 
     def done(self, detail: str) -> None:
+        """How it ended."""
         self._progress.remove_task(self._task)
         self._screen.line("✓ ", f"{self._name}: {detail}")
 
