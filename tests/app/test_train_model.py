@@ -217,7 +217,7 @@ def test_a_run_carries_what_it_was_made_with(trained: list[TrainingRun]) -> None
 def test_too_few_reviews_to_judge_by_make_no_first_model(memory: MemoryPorts) -> None:
     world = new_world(memory)
     world.ingest(reviews(100))
-    with pytest.raises(ModelError, match="no model can serve yet: .*Only 20 .* needs 30"):
+    with pytest.raises(ModelError, match=r"no model can serve yet: .*Only 20 .* needs 30"):
         world.handler(gate=Gate(min_test_rows=200)).train_startup_model()
     assert world.ports.state.champion() is None
     assert world.actions() == [("verdict", "1")]
