@@ -13,6 +13,9 @@ UV_READY := .setup/ready-$(shell cksum < requirements/setup.txt | cut -d' ' -f1)
 # `make up` needs no tools for tests, and leaves them where they are.
 KIND := $(if $(wildcard .venv/ready-dev-*),dev,runtime)
 export UV_PYTHON_DOWNLOADS := never
+# Tests run two at a time: with threads of their own as well they wait for each other.
+check test: export OMP_NUM_THREADS := 1
+check test: export OPENBLAS_NUM_THREADS := 1
 
 .PHONY: help setup dev up down check test bench docs lock wheel clean
 .DEFAULT_GOAL := help

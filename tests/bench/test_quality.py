@@ -20,6 +20,7 @@ def split() -> BenchmarkSplit:
     return BenchmarkSplit("fintech", "temporal", reviews[:900], reviews[900:])
 
 
+@pytest.mark.integration  # ten trainings
 def test_every_kind_and_peer_is_measured_on_the_same_rows(split: BenchmarkSplit) -> None:
     rows = {row.name: row for row in measure_split(split)}
     assert set(rows["macro_f1/fintech/temporal/lr"].peers) == set(PEERS)
