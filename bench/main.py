@@ -28,7 +28,7 @@ import httpx
 import polars as pl
 
 from bench import ingest, quality
-from bench.results import ROOT, Row, goal_row, keep, machine, timing_row
+from bench.results import ROOT, Conditions, Row, goal_row, keep, timing_row
 
 AREA = "main"
 REPETITIONS = 5
@@ -175,8 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "up": lambda: measure_up(given.repetitions),
         "check": lambda: measure_check(given.repetitions),
     }
-    facts = machine()
     command = "make bench" if len(asked) == len(parts) else f"python -m bench --only {given.only}"
+    conditions = Conditions.now(command)
     for part in parts:
         if part not in asked:
             continue
@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if part == "quality":
             print(f"\n{quality.quality_table([row.as_json() for row in rows])}\n", flush=True)
         if not given.dry:
-            print(f"kept in {keep(AREA, rows, machine=facts, command=command).relative_to(ROOT)}", flush=True)
+            print(f"kept in {keep(AREA, rows, conditions).relative_to(ROOT)}", flush=True)
 
 
 def _shown(row: Row) -> str:

@@ -96,7 +96,21 @@ def timing_row(area: str, name: str, seconds: Sequence[float], **more: Any) -> R
     )
 
 
-def machine() -> File:
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What is measured and where, as it was before anything was measured."""
+
+    commit: str
+    machine: File
+    command: str
+
+    @classmethod
+    def now(cls, command: str) -> Conditions:
+        """The revision and the machine of this moment."""
+        return cls(_commit(), _machine(), command)
+
+
+def _machine() -> File:
     """The facts about this machine that figures depend on, and how busy it is now."""
     return {
         "cpu": _cpu(),
@@ -115,7 +129,7 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def keep(area: str, rows: Iterable[Row], *, machine: File, command: str, folder: Path = RESULTS) -> Path:
+def keep(area: str, rows: Iterable[Row], conditions: Conditions, folder: Path = RESULTS) -> Path:
     """Write an area's file. Rows of the file before that were not measured again stay, with a note
     that says at which commit they were; a goal row that was never measured is there without a value."""
     path = folder / f"{area}.json"
@@ -123,10 +137,10 @@ def keep(area: str, rows: Iterable[Row], *, machine: File, command: str, folder:
     stated = {**_unmeasured(area), **_kept(before), **{row.name: row for row in rows}}
     file = {
         "area": area,
-        "commit": commit(),
+        "commit": conditions.commit,
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "machine": machine,
-        "command": command,
+        "machine": conditions.machine,
+        "command": conditions.command,
         "rows": [row.as_json() for row in stated.values()],
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +164,7 @@ def _kept(before: File) -> dict[str, Row]:
     return rows
 
 
-def commit() -> str:
+def _commit() -> str:
     """The revision that is measured, marked when files differ from it."""
     asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from bench.results import GOALS, RESULTS, Row, faults, goal_row, goals, keep, machine
+from bench.results import GOALS, RESULTS, Conditions, Row, faults, goal_row, goals, keep
 
 KEPT_AREAS = ("main",)
 """The areas whose figures this release keeps."""
 
-MACHINE = machine()
+HERE = Conditions.now("make bench")
 
 
 def test_goals_are_named_once_and_say_which_way_is_better() -> None:
@@ -40,7 +40,7 @@ def test_a_kept_file_is_sound(path: Path) -> None:
 def sound(tmp_path: Path) -> dict[str, Any]:
     """A file as `keep` writes it, with one measured row and one of its own."""
     rows = [goal_row("main", "up/second_s", 9.0, spread=(8.0, 10.0), n=5), Row("extra", 0.5, "F1", "higher")]
-    path = keep("main", rows, machine=MACHINE, command="make bench", folder=tmp_path)
+    path = keep("main", rows, HERE, tmp_path)
     file: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return file
 
@@ -82,9 +82,9 @@ def test_a_spoiled_file_is_found(sound: dict[str, Any], spoil: Callable[[dict[st
 
 
 def test_measuring_one_part_again_keeps_the_others_and_says_when_they_were(tmp_path: Path) -> None:
-    keep("main", [Row("first", 1.0, "F1", "higher")], machine=MACHINE, command="one", folder=tmp_path)
+    keep("main", [Row("first", 1.0, "F1", "higher")], HERE, tmp_path)
     for _ in range(2):
-        path = keep("main", [Row("second", 2.0, "F1", "higher")], machine=MACHINE, command="two", folder=tmp_path)
+        path = keep("main", [Row("second", 2.0, "F1", "higher")], HERE, tmp_path)
     rows = {row["name"]: row for row in json.loads(path.read_text("utf-8"))["rows"]}
     assert rows["first"]["value"] == 1.0
     assert rows["first"]["note"].count("measured at commit") == 1
