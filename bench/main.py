@@ -160,7 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = ("quality", "ingest", "up", "check")
     parser.add_argument("--only", default=",".join(parts), help=f"some of {','.join(parts)}")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="of each timing")
-    parser.add_argument("--rows", type=int, help="fewer reviews for quality and ingest, to try them out")
+    parser.add_argument(
+        "--rows", type=int, help="fewer reviews for quality and ingest (there at least 100,000), to try them"
+    )
     parser.add_argument("--dry", action="store_true", help="show the figures and keep nothing")
     given = parser.parse_args(arguments)
     asked = given.only.split(",")
@@ -171,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("figures of a small run are not kept: add --dry")
     measures: dict[str, Callable[[], Iterator[Row]]] = {
         "quality": lambda: measure_quality(given.rows),
-        "ingest": lambda: measure_ingest(given.rows or 5_000_000),
+        "ingest": lambda: measure_ingest(max(given.rows, 100_000) if given.rows else 5_000_000),
         "up": lambda: measure_up(given.repetitions),
         "check": lambda: measure_check(given.repetitions),
     }
