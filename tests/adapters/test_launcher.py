@@ -22,7 +22,7 @@ TELL = """
 import json, os, sys, time
 time.sleep(0.2)
 alone = os.getsid(0) == os.getpid()
-print(json.dumps([sys.argv[1:], os.nice(0), alone, os.environ.get("MSO_CONFIG"), sys.stdin.read()]))
+print(json.dumps([sys.argv[1:], os.nice(0), alone, os.environ.get("MSO_CONFIG"), sys.stdin.read()]), flush=True)
 print("and a complaint", file=sys.stderr)
 """
 
