@@ -73,12 +73,12 @@ class Trees:
     def scores(self, found: Counted, columns: int) -> npt.NDArray[np.float64]:
         """Sums of leaves (n, 3) for the columns of n texts, of which there are `columns` in all."""
         texts = found.starts.size - 1
-        scores = np.tile(self.base, (texts, 1))
+        scores, rows = np.tile(self.base, (texts, 1)), found.rows
         for at in range(0, texts, CHUNK_TEXTS):
             until = min(at + CHUNK_TEXTS, texts)
             chunk = slice(found.starts[at], found.starts[until])
             counts = np.zeros((until - at, columns), np.float32)
-            counts[found.rows[chunk] - at, found.buckets[chunk]] = found.counts[chunk]
+            counts[rows[chunk] - at, found.buckets[chunk]] = found.counts[chunk]
             scores[at:until] += self._sums(counts)
         return scores
 
@@ -103,13 +103,12 @@ class Trees:
     def from_files(cls, files: Mapping[str, bytes], columns: int) -> Trees:
         """The trees of these files over so many columns; BundleError when they lead out of bounds or in circles."""
 
-        def read(name: str, dtype: type[np.generic], size: int | None) -> npt.NDArray[np.int32]:
+        def read(name: str, dtype: type[np.generic], size: int | None) -> npt.NDArray[Any]:
             return read_array(files, f"trees_{name}.npy", dtype, (size,))
 
-        left = read("left", np.int32, None)
-        roots = read("roots", np.int32, None)
+        roots, left = read("roots", np.int32, None), read("left", np.int32, None)
         size = left.size
-        right, column, classes = read("right", np.int32, size), read("column", np.int32, size), roots
+        right, column = read("right", np.int32, size), read("column", np.int32, size)
         classes = read("classes", np.int32, roots.size)
         own = np.arange(size)
         within = all(
@@ -130,8 +129,8 @@ class Trees:
             left=left,
             right=right,
             column=column,
-            threshold=read_array(files, "trees_threshold.npy", np.float32, (size,)),
-            absent_left=read_array(files, "trees_absent_left.npy", np.bool_, (size,)),
-            leaf=read_array(files, "trees_leaf.npy", np.float32, (size,)),
-            base=read_array(files, "trees_base.npy", np.float64, (len(LABELS),)),
+            threshold=read("threshold", np.float32, size),
+            absent_left=read("absent_left", np.bool_, size),
+            leaf=read("leaf", np.float32, size),
+            base=read("base", np.float64, len(LABELS)),
         )
