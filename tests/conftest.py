@@ -18,8 +18,9 @@ import httpx
 import pytest
 
 from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryPorts
+from mobile_sentiment_ops.app.prediction import PredictionHandler
 from mobile_sentiment_ops.ports import TrainingRun
-from mobile_sentiment_ops.settings import Mlflow
+from mobile_sentiment_ops.settings import Api, Mlflow
 from mobile_sentiment_ops.types import Label, ModelVersion, PredictionRecord
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -35,6 +36,24 @@ def clock() -> FixedClock:
 def memory(clock: FixedClock) -> MemoryPorts:
     """Every port in memory, on that clock."""
     return MemoryPorts(clock)
+
+
+@pytest.fixture
+def handler() -> Callable[..., PredictionHandler]:
+    """Makes prediction handlers over memory: `handler(memory, log_text="hash")`."""
+
+    def make(ports: MemoryPorts, **api: object) -> PredictionHandler:
+        return PredictionHandler(
+            state=ports.state,
+            bundles=ports.bundles,
+            registry=ports.registry,
+            spool=ports.spool,
+            tables=ports.tables,
+            clock=ports.clock,
+            api=Api.model_validate(api),
+        )
+
+    return make
 
 
 @pytest.fixture

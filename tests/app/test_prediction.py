@@ -16,26 +16,14 @@ from mobile_sentiment_ops.data.predictions import PREDICTION_SCHEMA, PREDICTIONS
 from mobile_sentiment_ops.errors import NoModel, NotFound, StoreError, Unavailable
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.ports import TrainingRun
-from mobile_sentiment_ops.settings import Api
 from mobile_sentiment_ops.types import Champion, JobState, Label, PredictionRecord
 
 Promote = Callable[..., Champion]
-
-
-def handler(ports: MemoryPorts, **api: object) -> PredictionHandler:
-    return PredictionHandler(
-        state=ports.state,
-        bundles=ports.bundles,
-        registry=ports.registry,
-        spool=ports.spool,
-        tables=ports.tables,
-        clock=ports.clock,
-        api=Api.model_validate(api),
-    )
+Handler = Callable[..., PredictionHandler]
 
 
 @pytest.fixture
-def predictions(memory: MemoryPorts, promote: Promote) -> PredictionHandler:
+def predictions(memory: MemoryPorts, promote: Promote, handler: Handler) -> PredictionHandler:
     """A handler with version 1 live."""
     promote(memory)
     found = handler(memory)
@@ -56,7 +44,7 @@ def logged(ports: MemoryPorts) -> list[dict[str, object]]:
 # --- who answers
 
 
-def test_without_a_champion_the_reason_tells_what_to_do(memory: MemoryPorts) -> None:
+def test_without_a_champion_the_reason_tells_what_to_do(memory: MemoryPorts, handler: Handler) -> None:
     predictions = handler(memory)
     with pytest.raises(NoModel, match="not loaded yet"):
         predictions.batch("request")
@@ -65,7 +53,7 @@ def test_without_a_champion_the_reason_tells_what_to_do(memory: MemoryPorts) -> 
         predictions.batch("request")
 
 
-def test_without_a_champion_the_reason_tells_of_the_training_on_its_way(memory: MemoryPorts) -> None:
+def test_without_a_champion_the_reason_tells_of_the_training_on_its_way(memory: MemoryPorts, handler: Handler) -> None:
     predictions = handler(memory)
     job, _ = memory.state.submit("retrain")
     predictions.reload()
@@ -78,7 +66,7 @@ def test_without_a_champion_the_reason_tells_of_the_training_on_its_way(memory: 
     assert predictions.reason.endswith("ended failed: no reviews. Mend that and POST /retrain")
 
 
-def test_a_promotion_is_followed_once(memory: MemoryPorts, promote: Promote) -> None:
+def test_a_promotion_is_followed_once(memory: MemoryPorts, promote: Promote, handler: Handler) -> None:
     predictions = handler(memory)
     promote(memory)
     assert predictions.reload()
@@ -147,7 +135,9 @@ def test_loading_a_broken_champion_by_hand_says_why(
     assert predictions.live().version == "1"
 
 
-def test_at_the_start_the_model_before_a_broken_champion_stands_in(memory: MemoryPorts, promote: Promote) -> None:
+def test_at_the_start_the_model_before_a_broken_champion_stands_in(
+    memory: MemoryPorts, promote: Promote, handler: Handler
+) -> None:
     first, second = promote(memory), promote(memory, note="broken")
     good = memory.bundles.get(second.bundle_hash)
     spoil(memory, second)
@@ -163,7 +153,7 @@ def test_at_the_start_the_model_before_a_broken_champion_stands_in(memory: Memor
     assert (predictions.live().champion, predictions.reason) == (second, "")
 
 
-def test_a_broken_first_champion_is_no_model(memory: MemoryPorts, promote: Promote) -> None:
+def test_a_broken_first_champion_is_no_model(memory: MemoryPorts, promote: Promote, handler: Handler) -> None:
     spoil(memory, promote(memory))
     predictions = handler(memory)
     assert not predictions.reload()
@@ -171,7 +161,7 @@ def test_a_broken_first_champion_is_no_model(memory: MemoryPorts, promote: Promo
         predictions.batch("request")
 
 
-def test_a_local_copy_needs_no_registry(memory: MemoryPorts, promote: Promote) -> None:
+def test_a_local_copy_needs_no_registry(memory: MemoryPorts, promote: Promote, handler: Handler) -> None:
     memory.registry.away = True
     promote(memory)
     predictions = handler(memory)
@@ -180,7 +170,7 @@ def test_a_local_copy_needs_no_registry(memory: MemoryPorts, promote: Promote) -
 
 
 def test_a_model_from_the_registry_is_kept_on_the_local_disk(
-    memory: MemoryPorts, promote: Promote, training_run: Callable[..., TrainingRun]
+    memory: MemoryPorts, promote: Promote, training_run: Callable[..., TrainingRun], handler: Handler
 ) -> None:
     champion = promote(memory)
     files = memory.bundles.get(champion.bundle_hash)
@@ -205,7 +195,9 @@ class StateThatGoesAway(MemoryState):
         return super().champion()
 
 
-def test_answers_go_on_while_the_state_database_is_away(memory: MemoryPorts, promote: Promote) -> None:
+def test_answers_go_on_while_the_state_database_is_away(
+    memory: MemoryPorts, promote: Promote, handler: Handler
+) -> None:
     state = memory.state = StateThatGoesAway(memory.clock)
     promote(memory)
     predictions = handler(memory)
@@ -275,7 +267,7 @@ def test_a_prediction_is_recorded_with_all_that_is_known(memory: MemoryPorts, pr
     [("masked", "Paid <number>, ask <email>"), ("hash", text_hash("Paid 4500, ask ann@shop.example")), ("off", None)],
 )
 def test_of_a_text_the_log_keeps_what_the_setting_allows(
-    memory: MemoryPorts, promote: Promote, log_text: str, kept: str | None
+    memory: MemoryPorts, promote: Promote, log_text: str, kept: str | None, handler: Handler
 ) -> None:
     promote(memory)
     predictions = handler(memory, log_text=log_text)
@@ -304,7 +296,7 @@ class FullSpool(MemorySpool):
         raise StoreError("no space left for the spool")
 
 
-def test_what_cannot_be_kept_is_not_answered(memory: MemoryPorts, promote: Promote) -> None:
+def test_what_cannot_be_kept_is_not_answered(memory: MemoryPorts, promote: Promote, handler: Handler) -> None:
     memory.spool = FullSpool()
     promote(memory)
     predictions = handler(memory)
@@ -341,7 +333,7 @@ def tables(memory: MemoryPorts) -> MoodyTables:
 
 
 @pytest.fixture
-def asked(memory: MemoryPorts, tables: MoodyTables, promote: Promote) -> PredictionHandler:
+def asked(memory: MemoryPorts, tables: MoodyTables, promote: Promote, handler: Handler) -> PredictionHandler:
     """A handler over those tables, with three predictions in its spool."""
     promote(memory)
     found = handler(memory)

@@ -16,23 +16,14 @@ from mobile_sentiment_ops.app.prediction import PredictionHandler
 from mobile_sentiment_ops.app.upkeep import Upkeep
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE
 from mobile_sentiment_ops.errors import StoreError
-from mobile_sentiment_ops.settings import Api
 from mobile_sentiment_ops.types import JobState, PredictionRecord
 
 Make = Callable[..., Upkeep]
 
 
 @pytest.fixture
-def predictions(memory: MemoryPorts) -> PredictionHandler:
-    return PredictionHandler(
-        state=memory.state,
-        bundles=memory.bundles,
-        registry=memory.registry,
-        spool=memory.spool,
-        tables=memory.tables,
-        clock=memory.clock,
-        api=Api(),
-    )
+def predictions(memory: MemoryPorts, handler: Callable[..., PredictionHandler]) -> PredictionHandler:
+    return handler(memory)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.ports import TrainingRun
 from mobile_sentiment_ops.registry.bundle import unpack_bundle
 from mobile_sentiment_ops.registry.pyfunc import FrameModel, _load_pyfunc
-from mobile_sentiment_ops.settings import Api, Mlflow
+from mobile_sentiment_ops.settings import Mlflow
 from mobile_sentiment_ops.types import Decision
 
 KEPT = Path(__file__).parents[1] / "fixtures" / "bundle_format_1"
@@ -120,6 +120,7 @@ def test_any_user_of_mlflow_gets_the_labels_of_the_api(
     mlflow_settings: Mlflow,
     training_run: Callable[..., TrainingRun],
     memory: MemoryPorts,
+    handler: Callable[..., PredictionHandler],
     start_python: Callable[..., subprocess.Popen[str]],
 ) -> None:
     files = read_folder(KEPT)
@@ -129,15 +130,7 @@ def test_any_user_of_mlflow_gets_the_labels_of_the_api(
     registry.set_aliases({"champion": version.version})
     memory.bundles.put(files, bundle_hash)
     memory.state.change_champion(version, Decision("promote", version.version, "gate", "better"), expected_token=0)
-    predictions = PredictionHandler(
-        state=memory.state,
-        bundles=memory.bundles,
-        registry=memory.registry,
-        spool=memory.spool,
-        tables=memory.tables,
-        clock=memory.clock,
-        api=Api(),
-    )
+    predictions = handler(memory)
     predictions.load()
     rows = [
         (text, rating, "lamp") for text, rating in zip([*TEXTS, " ", "ใช้งานง่าย 😍"], (5, 1, None, 3, 4), strict=True)
