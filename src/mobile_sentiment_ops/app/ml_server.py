@@ -39,13 +39,13 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 import mobile_sentiment_ops
-from mobile_sentiment_ops.app import openapi as docs
 from mobile_sentiment_ops.app import pages
 from mobile_sentiment_ops.app.bodies import read_reviews, read_text
 from mobile_sentiment_ops.app.csv_answers import answer_csv, check_csv
 from mobile_sentiment_ops.app.edge import Edge, too_large
 from mobile_sentiment_ops.app.long_work import close_lost_jobs
 from mobile_sentiment_ops.app.metrics import CONTENT_TYPE, Metrics
+from mobile_sentiment_ops.app.openapi import DOCUMENTED
 from mobile_sentiment_ops.app.outbox import Outbox
 from mobile_sentiment_ops.app.prediction import Answer, Batch, PredictionHandler, Review
 from mobile_sentiment_ops.app.problems import RETRY, Problem
@@ -114,7 +114,7 @@ def create_app(platform: Platform, *, train_if_missing: bool = True) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        responses={"default": docs.PROBLEM},
+        responses={"default": DOCUMENTED["problem"]},
     )
     app.state.parts = Parts(platform, predictions, metrics, outbox, upkeep, anyio.CapacityLimiter(LARGE_CSV_AT_ONCE))
     app.include_router(routes)
@@ -164,7 +164,7 @@ def _listen(api: Api) -> socket.socket:
 # --- predict
 
 
-@routes.post("/predict", **docs.PREDICT)
+@routes.post("/predict", **DOCUMENTED["/predict"])
 async def predict(request: Request) -> Response:
     """Sentiment of many reviews.
 
@@ -277,7 +277,7 @@ async def _upload(request: Request, kind: str) -> AsyncIterator[UploadFile]:
         await form.close()
 
 
-@routes.post("/predict_json", **docs.PREDICT_JSON)
+@routes.post("/predict_json", **DOCUMENTED["/predict_json"])
 async def predict_json(request: Request) -> Response:
     """Sentiment of one text."""
     if (kind := _media_type(request)) != "application/json":
@@ -309,7 +309,7 @@ def _predict_text(parts: Parts, body: bytes, request_id: str) -> Response:
 # --- the model
 
 
-@routes.get("/model", **docs.MODEL)
+@routes.get("/model", **DOCUMENTED["/model"])
 def model(request: Request) -> Response:
     """The model that answers now, and why it does."""
     live = _parts(request).predictions.live()
@@ -330,13 +330,13 @@ def model(request: Request) -> Response:
     )
 
 
-@routes.get("/model/metrics", **docs.MODEL_METRICS)
+@routes.get("/model/metrics", **DOCUMENTED["/model/metrics"])
 def model_metrics(request: Request) -> Response:
     """Figures of the live model on its own test rows."""
     return _json(_parts(request).predictions.live().card["metrics"])
 
 
-@routes.post("/loadmodel", **docs.LOADMODEL)
+@routes.post("/loadmodel", **DOCUMENTED["/loadmodel"])
 def load_model(request: Request) -> Response:
     """Look for another champion now; a running server does so every second by itself."""
     predictions = _parts(request).predictions
@@ -354,7 +354,7 @@ def load_model_by_get() -> Response:
 # --- training
 
 
-@routes.post("/retrain", status_code=202, **docs.RETRAIN)
+@routes.post("/retrain", status_code=202, **DOCUMENTED["/retrain"])
 def retrain(request: Request) -> Response:
     """Train every configured kind on the newest reviews and promote what is better.
 
@@ -366,14 +366,14 @@ def retrain(request: Request) -> Response:
     return _json(body, status=202, headers={"Location": status_url})
 
 
-@routes.get("/jobs", **docs.JOBS)
+@routes.get("/jobs", **DOCUMENTED["/jobs"])
 def jobs(request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> Response:
     """Jobs, newest first."""
     found = _parts(request).platform.state.jobs(limit=limit)
     return _json({"jobs": [{**_job(job), "log": ""} for job in found]})
 
 
-@routes.get("/jobs/{job_id}", **docs.JOB)
+@routes.get("/jobs/{job_id}", **DOCUMENTED["/jobs/{job_id}"])
 def job(request: Request, job_id: str) -> Response:
     """How one job goes: its state, progress, the end of its log, and its result."""
     return _json(_job(_parts(request).platform.state.job(job_id)))
@@ -386,14 +386,14 @@ def _job(job: Job) -> dict[str, object]:
 # --- health
 
 
-@routes.get("/livez", **docs.LIVEZ)
+@routes.get("/livez", **DOCUMENTED["/livez"])
 async def livez() -> Response:
     """Whether the process answers at all."""
     return _json({"status": "alive"})
 
 
-@routes.get("/healthcheck", **docs.READYZ)
-@routes.get("/readyz", **docs.READYZ)
+@routes.get("/healthcheck", **DOCUMENTED["/readyz"])
+@routes.get("/readyz", **DOCUMENTED["/readyz"])
 def readyz(request: Request) -> Response:
     """Whether it can predict, with what, and what is away meanwhile. 503 with the reason if it cannot."""
     parts = _parts(request)
@@ -412,7 +412,7 @@ def readyz(request: Request) -> Response:
     return _json({"status": "ready", "model_version": version, "model": model, **away})
 
 
-@routes.get("/metrics", **docs.METRICS)
+@routes.get("/metrics", **DOCUMENTED["/metrics"])
 def metrics(request: Request) -> Response:
     """Figures of this process in Prometheus' text format."""
     return Response(_parts(request).metrics.text(), media_type=CONTENT_TYPE)
@@ -421,7 +421,7 @@ def metrics(request: Request) -> Response:
 # --- reports and pages
 
 
-@routes.get("/reports", **docs.REPORTS)
+@routes.get("/reports", **DOCUMENTED["/reports"])
 def reports(request: Request) -> Response:
     """All reports, as a page, or as JSON for `Accept: application/json`."""
     names = [name for name, _ in _reports(request)]
@@ -430,7 +430,7 @@ def reports(request: Request) -> Response:
     return _json({"reports": [{"name": name, "url": f"/reports/{quote(name)}"} for name in names]})
 
 
-@routes.get("/reports/{name:path}", **docs.REPORT)
+@routes.get("/reports/{name:path}", **DOCUMENTED["/reports/{name:path}"])
 def report(request: Request, name: str) -> Response:
     """One report."""
     if not name:
