@@ -9,6 +9,7 @@ settings.md is made whole; in other pages it is the part between two marks.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench.quality import quality_table  # noqa: E402 - the path first
 from bench.results import RESULTS, goals, markdown  # noqa: E402
-from mobile_sentiment_ops.data.demo_world.lexicon import document  # noqa: E402
+from mobile_sentiment_ops.data.demo_world.lexicon import LANGUAGES, lexicon  # noqa: E402
 from mobile_sentiment_ops.settings import (  # noqa: E402
     FIRST_VERSION_VARIABLES,
     SETTINGS_FILE,
@@ -114,9 +115,28 @@ def quality() -> str:
     return quality_table(json.loads((RESULTS / "main.json").read_text("utf-8"))["rows"])
 
 
+def entries(language: str) -> set[str]:
+    """The entries of a language in the demo world: words and phrases, without templates, names, numbers,
+    joining words and spelling variants."""
+    raw = lexicon(language).raw
+    lists = [*raw["words"].values(), *(found for own in raw["apps"].values() for found in own.values())]
+    return {re.sub(r"\|(s|p|m|f|mp|fp)$", "", entry) for found in lists for entry in found}
+
+
+def templates() -> str:
+    """Every template of every language of the demo world."""
+    lines = []
+    for language in LANGUAGES:
+        lines += [f"### {language}: {len(entries(language)):,} entries", ""]
+        for group, found in lexicon(language).raw["templates"].items():
+            lines += [f"- **{group}**: " + " · ".join(f"`{template}`" for template in found)]
+        lines += [""]
+    return "\n".join(lines)
+
+
 PAGES: dict[str, Callable[[str], str]] = {
     "docs/settings.md": settings_page,
-    "docs/demo-world.md": document,
+    "docs/demo-world.md": between("templates", templates),
     "docs/models.md": between("quality", quality),
     "README.md": between("figures", figures),
 }

@@ -21,28 +21,6 @@ _FIRST, _APART, _JITTER = 0.20, 0.115, 0.035
 """Where the first of six slots begins, how far they are apart, and how far an event may move in its
 own: shares of the whole time. With 18 months: day 110, 63 days, 19 days."""
 
-_LASTS = {"bad_release": (14, 18), "spam": (8, 12), "bombing": (5, 7)}
-"""Shortest and longest, in days, of the events that pass."""
-
-_RATES = {
-    "bad_release": "bad_release_negative",
-    "new_language": "language_share",
-    "new_slang": "slang_share",
-    "spam": "spam_share",
-    "bombing": "bombing_share",
-    "new_meaning": "meaning_share",
-}
-"""The setting that says how strong each event is; it becomes the event's parameter `share`."""
-
-_EXPECTED = {
-    "bad_release": "WATCH: raise an alarm that names {app} {version}; the model is healthy, no retrain is needed",
-    "new_language": "LABEL, then RETRAIN: ask for labels of reviews in '{language}', retrain, recover",
-    "new_slang": "LABEL, then RETRAIN: ask for labels of reviews with the new words, retrain, recover",
-    "spam": "HOLD: keep the near-identical advertisements in {app} out of the training data",
-    "bombing": "HOLD: keep the burst of 1-star reviews of {app} about another matter out of the training data",
-    "new_meaning": "RETRAIN: texts look as before and only labels show it; retrain on recent reviews, recover",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class DemoEvent:
@@ -101,23 +79,26 @@ def calendar(demo: Demo) -> Calendar:
     months = demo.start.month - 1 + demo.months
     days = (date(demo.start.year + months // 12, months % 12 + 1, 1) - demo.start).days
     dice = Dice(demo.seed, days, 0)
-    apps = list(world()["apps"])
-    passing, staying = _shuffled(tuple(_LASTS), dice), _shuffled(("new_slang", "new_meaning"), dice)
+    apps, kinds = list(world()["apps"]), world()["events"]
+    passing, staying = (
+        _shuffled([kind for kind, facts in kinds.items() if "days" in facts], dice),
+        _shuffled(("new_slang", "new_meaning"), dice),
+    )
     releases = {app: _releases(app, days, None, dice) for app in apps}
     spans: dict[str, tuple[DemoEvent, int, int]] = {}
     for slot, kind in enumerate((passing[0], "new_language", passing[1], *staying, passing[2])):
         begin = int(days * (_FIRST + slot * _APART + dice.roll() * _JITTER))
-        least, most = _LASTS.get(kind, (days, days))
+        least, most = kinds[kind].get("days", (days, days))
         end = min(begin + least + int(dice.roll() * (most - least + 1)), days)
         app, language = dice.pick(apps), dice.pick([name for name in LANGUAGES if name != ARRIVING_LANGUAGE])
         repaired = _releases(app, days, (begin, end), dice)
-        parameters = {"share": getattr(demo, _RATES[kind]), **_parameters(kind, language, repaired, dice)}
+        parameters = {"share": getattr(demo, kinds[kind]["share"]), **_parameters(kind, language, repaired, dice)}
         if kind not in demo.events:
             continue
         if kind == "bad_release":
             releases[app] = repaired
         start, stop = (midnight(demo.start + timedelta(day)) for day in (begin, end))
-        expected = _EXPECTED[kind].format(app=app, **parameters)
+        expected = kinds[kind]["expected"].format(app=app, **parameters)
         where = None if kind in staying else app
         spans[kind] = DemoEvent(kind.replace("_", "-"), kind, where, start, stop, parameters, expected), begin, end
     return Calendar(demo.start, days, spans, releases)

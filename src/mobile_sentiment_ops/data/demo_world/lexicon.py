@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -135,31 +135,3 @@ def _speller(raw: Mapping[str, Any]) -> Any:
     edge = r"\b" if raw["style"].get("blanks", True) else ""
     words = re.compile(rf"{edge}({'|'.join(map(re.escape, variants))}){edge}(?![^{{]*}}|[^(]*\))")
     return lambda entry: words.sub(lambda found: variants[found[1]], entry)
-
-
-def entries(language: str) -> set[str]:
-    """The hand-written lexical entries of a language: words and phrases, without templates, names,
-    numbers, joining words and spelling variants.
-
-    >>> "works like a charm" in entries("en"), "Mira" in entries("en")
-    (True, False)
-    """
-    raw = lexicon(language).raw
-    lists: list[Iterable[str]] = [*raw["words"].values()]
-    lists += [found for own in raw["apps"].values() for found in own.values()]
-    return {_FORM.sub("", entry) for found in lists for entry in found}
-
-
-def document(page: str) -> str:
-    """The page with the part between its two markers written anew: every template of every language.
-
-    `page` is docs/demo-world.md; a test compares the two.
-    """
-    lines = []
-    for language in LANGUAGES:
-        lines += [f"### {language}: {len(entries(language)):,} entries", ""]
-        for group, templates in lexicon(language).raw["templates"].items():
-            lines += [f"- **{group}**: " + " · ".join(f"`{template}`" for template in templates)]
-        lines += [""]
-    before, marker, rest = page.partition("<!-- templates: written by `make docs` -->\n")
-    return before + marker + "\n".join(lines) + rest[rest.index("<!-- end of templates -->") :]
