@@ -50,5 +50,7 @@ def _filled(entry: Entry) -> Entry:
     return NAMED.get(entry.get("is", ""), entry)
 
 
-DOCUMENTED: dict[str, Entry] = json.loads(files(__package__).joinpath("openapi.json").read_text(), object_hook=_filled)
+DOCUMENTED: dict[str, Entry] = json.loads(
+    files(__package__).joinpath("openapi.json").read_text("utf-8"), object_hook=_filled
+)
 """By path; and `problem`, which any of them may answer."""

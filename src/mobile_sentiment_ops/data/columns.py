@@ -2,39 +2,20 @@
 
 Names are compared without case, blanks and signs, so "Review Text", `review_text` and `reviewText`
 are one. Where several columns of a file could be the same part, the name that stands first in
-`USUAL_NAMES` wins. Two parts are read and never stored: `review_link` (a Play Console link, which
+columns.toml wins. Two parts are read and never stored: `review_link` (a Play Console link, which
 holds the review's id) and `author` (only used to notice one author's burst).
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 
 from mobile_sentiment_ops.errors import SettingsError, UnreadableFile
 
-_TABLE = """
-    review_id     review_id id uuid review_uuid
-    review_link   review_link
-    app           app app_id package_name package bundle_id brand app_name application product
-    version       version app_version app_version_name version_name review_created_version app_version_code
-    store         store app_store platform
-    country       country country_code territory region storefront
-    language      language lang language_code reviewer_language locale
-    submitted_at  submitted_at review_submit_millis_since_epoch review_submit_date_and_time created_at created_date
-                  submitted review_date date at timestamp created time
-    updated_at    updated_at review_last_update_millis_since_epoch review_last_update_date_and_time last_modified
-                  modified_at edited_at updated
-    rating        rating star_rating stars score star review_rating
-    title         title review_title subject headline
-    review_text   review_text text review content body review_body comment feedback
-    sentiment     sentiment label sentiment_label
-    label_source  label_source
-    author        author author_name user_name reviewer_nickname reviewer_name reviewer user
-"""
-USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
-    part: tuple(names) for part, *names in map(str.split, re.split(r"\n {4}(?=\w)", _TABLE.rstrip())[1:])
-}
+USUAL_NAMES: Mapping[str, list[str]] = tomllib.loads(files(__package__).joinpath("columns.toml").read_text("utf-8"))
 
 READ_ONLY = ("review_link", "author")
 

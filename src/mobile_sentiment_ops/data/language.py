@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import copy
 import re
+import tomllib
 from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
 MIN_CONFIDENCE = 0.5
@@ -23,44 +25,14 @@ MIN_CHARS = 5
 MAX_CHARS = 300
 """The start of a text is enough."""
 
-_TABLE = """
-    cyrillic 0400-052F; arabic 0600-06FF 0750-077F FB50-FDFF FE70-FEFE; devanagari 0900-097F
-    el 0370-03FF; hy 0530-058F; he 0590-05FF; bn 0980-09FF; pa 0A00-0A7F; gu 0A80-0AFF; or 0B00-0B7F; ta 0B80-0BFF
-    te 0C00-0C7F; kn 0C80-0CFF; ml 0D00-0D7F; si 0D80-0DFF; th 0E00-0E7F; lo 0E80-0EFF; my 1000-109F; ka 10A0-10FF
-    am 1200-137F; km 1780-17FF; ko 1100-11FF AC00-D7AF; ja 3040-30FF; zh 3400-4DBF 4E00-9FFF
-"""
+_TABLES = tomllib.loads(files(__package__).joinpath("language.toml").read_text("utf-8"))
 _SCRIPTS = sorted(
-    (int(first, 16), int(last, 16), script)
-    for script, *ranges in map(str.split, re.split("[;\n]", _TABLE.strip()))
-    for first, last in (span.split("-") for span in ranges)
+    (*(int(end, 16) for end in span.split("-")), script)
+    for script, spans in _TABLES["scripts"].items()
+    for span in spans
 )
-"""First and last code point of what each script is written with. A script of one language among
-reviews goes by that language's name."""
-
-_LANGUAGES = {
-    "latin": ["en", "es", "pt", "fr", "de", "it", "id", "vi", "tr", "nl", "pl"],
-    "devanagari": ["hi", "mr", "ne"],
-    "arabic": ["ar", "fa", "ur"],
-    "cyrillic": ["ru", "uk", "bg", "sr", "kk"],
-}
-"""The languages among which the model chooses, by script."""
-
-_HINDI_WORDS = """
-    abhi accha acchi acha achha achhi achi agar apka aur badhiya bahot bahut bakwas bekar bhai bhi bhut bohot
-    chahiye faltu gaya gya hai hain hota hoti hua humko iska isme jata kaisa kaise karke karna karo karta kuch kyon
-    kyu kyun liye mast matlab mera mere meri mujhe nahi nahin nai nhi paisa paise pasand phir raha rahe rahi rha rhe
-    rhi sabse sahi sakta tha thik toh wala yaar yeh
-"""
-_ENGLISH_WORDS = """
-    about account after again all always am amazing and any are at awesome bad be because been best better but can
-    cannot cant cool does doesn doesnt don dont easy ever every everything experience fast fix for from get good
-    great happy have help helpful i is issue it its just keeps like love many money more much my never nice not
-    nothing of ok okay only open please poor problem really should slow still thank thanks that the there they this
-    time to too unable use useful useless user very was waste well what when why will with work working works worst
-    would wrong you your
-"""
-_HINDI = frozenset(_HINDI_WORDS.split())
-_ENGLISH = frozenset(_ENGLISH_WORDS.split())
+_LANGUAGES: dict[str, list[str]] = _TABLES["languages"]
+_COMMON_WORDS = {language: frozenset(words.split()) for language, words in _TABLES["common"].items()}
 
 
 def detect_languages(texts: Iterable[str]) -> list[str | None]:
@@ -107,7 +79,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 def _by_common_words(text: str) -> str | None:
     """English with at least a quarter common words; Hindi where they are as many as the English ones."""
     words = _WORD.findall(text.lower())
-    english, hindi = (sum(word in known for word in words) for known in (_ENGLISH, _HINDI))
+    english, hindi = (sum(word in _COMMON_WORDS[language] for word in words) for language in ("en", "hi-Latn"))
     if hindi and hindi >= english:
         return "hi-Latn"
     return "en" if english >= max(1, len(words) / 4) else None

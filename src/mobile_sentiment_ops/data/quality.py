@@ -7,8 +7,10 @@ compared on the newest `MAX_TEXTS` reviews, so the cost is bounded.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 
 import numpy as np
 import numpy.typing as npt
@@ -29,19 +31,9 @@ MAX_AUTHOR_BURST = 10
 BURST_WORDS = 4
 """Shorter texts ("nice app") are written by many people on any day."""
 
-STRONG_WORDS: Mapping[Label, tuple[str, ...]] = {
-    Label.POSITIVE: (
-        *("excellent", "awesome", "amazing", "fantastic", "love this app", "love it", "best app", "perfect"),
-        *("excelente", "me encanta", "perfekt", "ausgezeichnet", "parfait", "fantastique", "ottimo", "adorei"),
-        *("mantap", "bahut accha", "बहुत अच्छा", "ดีมาก", "とても良い", "отличное", "非常好", "最高"),
-    ),
-    Label.NEGATIVE: (
-        *("worst", "useless", "horrible", "terrible", "pathetic", "scam", "fraud", "waste of time"),
-        *("pésima", "pésimo", "una basura", "schrecklich", "nutzlos", "furchtbar", "arnaque", "inutile", "pessimo"),
-        *("jelek banget", "bakwas", "bekar", "बेकार", "बकवास", "แย่มาก", "最悪", "ужасно", "垃圾"),
-    ),
-}
-"""Words that leave little doubt, without any that are often negated or ironic."""
+STRONG_WORDS: Mapping[str, list[str]] = tomllib.loads(
+    files(__package__).joinpath("strong_words.toml").read_text("utf-8")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +153,8 @@ def _contradicting_labels(reviews: pl.DataFrame) -> Finding:
 
 def _contradicting_words(reviews: pl.DataFrame) -> Finding:
     """Only of texts with strong words of one side; a part of a word counts, as Thai has no blanks."""
-    found = {
-        label: reviews["review_text"].str.to_lowercase().str.contains_any(list(words))
-        for label, words in STRONG_WORDS.items()
-    }
-    positive, negative = found[Label.POSITIVE], found[Label.NEGATIVE]
+    texts = reviews["review_text"].str.to_lowercase()
+    positive, negative = (texts.str.contains_any(STRONG_WORDS[label]) for label in (Label.POSITIVE, Label.NEGATIVE))
     clear = (positive != negative) & reviews["rating"].is_not_null()
     share = _share(_opposite(positive.filter(clear), negative.filter(clear), reviews.filter(clear)))
     sentence = f"{_percent(share)} of the texts with strong words contradict their stars"
