@@ -242,8 +242,8 @@ def test_half_a_surrogate_pair_in_utf_16_costs_its_row() -> None:
         *(
             (
                 data,
-                "reviews.csv is no text in UTF-8, UTF-16 or a Western European encoding; expected a CSV file "
-                "(an archive: unpack it; a workbook: save the sheet as CSV)",
+                "reviews.csv is no text in UTF-8, UTF-16 or a Western European encoding; unpack an archive, "
+                "save the sheet of a workbook as CSV, and save text as UTF-8",
             )
             for data in (
                 b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0",
@@ -278,7 +278,7 @@ def test_a_file_of_bad_rows_names_the_first_twenty_by_line() -> None:
 def test_a_refused_file_costs_no_more_than_its_size() -> None:
     """Each line's quote swallows the lines after it, which are read again."""
     evil = b"review_text\nok\n" + (b'"a\n' * 1_500 + b'"x"y\n') * 400
-    assert refusal(evil).startswith("reviews.csv: too many quotes are out of place up to line")
+    assert refusal(evil).endswith(": too many quotes are out of place")
 
 
 # --- every file

@@ -229,14 +229,17 @@ def test_nested_columns_of_parquet_are_not_taken_for_text() -> None:
         (b"", "reviews.csv is empty"),
         (b"\n \n" * 100, "reviews.csv is empty"),
         (b"a,b\n1,2\n", "no column holds the review's text; found 'a', 'b', expected one of review_text, text"),
-        (bytes(range(256)) * 20, "holds binary data"),
-        (b"PK\x03\x04" + b"\0" * 99, "zip archive or an Excel workbook"),
+        (bytes(range(256)) * 20, "is no text in UTF-8, UTF-16 or"),
+        (b"PK\x03\x04" + b"\0" * 99, "unpack an archive, save the sheet of a workbook as CSV"),
         (b"PAR1 but no more", "damaged Parquet"),
         (gzip.compress(b"text\n" * 1000, mtime=0)[:-9], "gzip data is damaged or cut off"),
-        ("text,stars\nотличное приложение,5\nне работает,1\n".encode("cp1251"), "is not UTF-8, UTF-16 or Western"),
+        (
+            "text,stars\nотличное приложение,5\nне работает,1\n".encode("cp1251"),
+            "is no text in UTF-8, UTF-16 or",
+        ),
         ("text,stars\nfine,5\n".encode("utf-16")[:-1], "damaged utf-16 text after line"),
-        (b'text,stars\ngood,5\n"never closed,1\nok,3\n', "line 3: a quote is opened and never closed"),
-        (b'"text,stars\ngood,5\n', "a quote is out of place in the first line"),
+        (b'text,stars\ngood,5\n"never closed,1\nok,3\n', "line 3: a quote is opened and not closed by line"),
+        (b'"text,stars\ngood,5\n', "line 1: the header is no CSV: unexpected end of data"),
         (b",,\n,,\n", "reviews.csv is empty"),
         (b'{\n "data": [\n', "starts as JSON and is none"),
         (b'{"stars": 1}\n', "no column holds the review's text; found 'stars'"),
@@ -250,7 +253,7 @@ def test_a_file_that_cannot_be_read_says_why(data: bytes, says: str) -> None:
 
 
 def test_an_open_quote_over_a_large_rest_is_found_without_reading_it_all() -> None:
-    with pytest.raises(UnreadableFile, match="line 2: a quote is opened and never closed"):
+    with pytest.raises(UnreadableFile, match="line 2: a quote is opened and not closed by line"):
         list(batches('text,stars\n"never closed,1\n' + "fine,3\n" * 100_000))
 
 

@@ -23,7 +23,8 @@ from typing import BinaryIO, TextIO
 from mobile_sentiment_ops.app.prediction import Answer, Review
 from mobile_sentiment_ops.app.problems import MAX_ERRORS, Problem
 from mobile_sentiment_ops.data.columns import recognise
-from mobile_sentiment_ops.data.lines import DELIMITERS, Lines, encodable, find_encoding
+from mobile_sentiment_ops.data.csv_rows import Row, read_csv
+from mobile_sentiment_ops.data.lines import encodable, open_lines
 from mobile_sentiment_ops.data.predictions import text_fault
 from mobile_sentiment_ops.errors import UnreadableFile
 from mobile_sentiment_ops.settings import Api
@@ -35,20 +36,7 @@ CHUNK_ROWS = 1_000
 MAX_COLUMNS = 256
 """Short rows are filled up to the header, so a hostile header would make a small file's answer endless."""
 
-MAX_ROW_LINES = 2_000
-MAX_LINES_READ_AGAIN = 200_000
-"""A quote out of place makes the lines that it swallowed be read again; hostile files would do so for ever."""
-
 Predict = Callable[[Sequence[Review]], list[Answer]]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of the file: the line it starts on, as many cells as the header, and its fault if any."""
-
-    line: int
-    cells: list[str]
-    fault: str | None = None
 
 
 def check_csv(stream: BinaryIO, name: str, api: Api) -> None:
@@ -121,119 +109,46 @@ class _File:
 @contextmanager
 def _open_csv(stream: BinaryIO, name: str) -> Iterator[_File]:
     """The file from its start; the stream stays open."""
-    stream.seek(0)
-    try:
-        encoding = find_encoding(stream, name)
-    except UnreadableFile as err:
-        raise UnreadableFile(
-            f"{name} is no text in UTF-8, UTF-16 or a Western European encoding; expected a CSV file "
-            f"(an archive: unpack it; a workbook: save the sheet as CSV)"
-        ) from err
-    lines = Lines(stream, encoding, name)
-    try:
-        if not (first := lines.peek(1)):
+    with open_lines(stream, name) as lines:
+        if not lines.peek(1):
             raise UnreadableFile(f"{name} is empty; expected a CSV file with a column {TEXT_COLUMN}")
-        delimiter = _find_delimiter(first[0])
-        reader = csv.reader(_bounded(lines, name), delimiter=delimiter, strict=True)
-        header = _read_header(reader, lines, name)
-        yield _File(header, header.index(TEXT_COLUMN), _rows(reader, lines, header, delimiter, name))
-    finally:
-        lines.detach()
+        names, rows = read_csv(lines, lambda names: TEXT_COLUMN in names)
+        header = [_writable(cell) for cell in names]
+        found = header.count(TEXT_COLUMN)
+        if found != 1:
+            shown = ", ".join(repr(cell[:40]) for cell in header[:12]) + (", ..." if len(header) > 12 else "")
+            wrong = f"{found} columns are named {TEXT_COLUMN}" if found else f"there is no column {TEXT_COLUMN}"
+            raise UnreadableFile(
+                f"{name} line {lines.number}: {wrong}; found {shown or 'nothing'}, expected exactly one"
+            )
+        if len(header) > MAX_COLUMNS:
+            raise UnreadableFile(f"{name} has {len(header):,} columns, expected at most {MAX_COLUMNS}")
+        yield _File(header, header.index(TEXT_COLUMN), _answerable(rows, len(header), lines.encoding))
 
 
-def _read_header(reader: Iterator[list[str]], lines: Lines, name: str) -> list[str]:
-    """The names of the columns, one of which is the text's."""
-    try:
-        cells = next((cells for cells in reader if any(map(str.strip, cells))), [])
-    except csv.Error as err:
-        raise UnreadableFile(f"{name} line {lines.start}: the header is no CSV: {err}") from err
-    header = [_writable(cell.strip()) for cell in cells]
-    found = header.count(TEXT_COLUMN)
-    if found != 1:
-        shown = ", ".join(repr(cell[:40]) for cell in header[:12]) + (", ..." if len(header) > 12 else "")
-        wrong = f"{found} columns are named {TEXT_COLUMN}" if found else f"there is no column {TEXT_COLUMN}"
-        raise UnreadableFile(f"{name} line {lines.number}: {wrong}; found {shown or 'nothing'}, expected exactly one")
-    if len(header) > MAX_COLUMNS:
-        raise UnreadableFile(f"{name} has {len(header):,} columns, expected at most {MAX_COLUMNS}")
-    return header
-
-
-def _find_delimiter(first_line: str) -> str:
-    """The delimiter that names the text column and parts the header most; one column alone has none, so
-    that its texts need no quotes around their commas."""
-
-    def fields(delimiter: str) -> list[str]:
-        return [cell.strip().strip('"') for cell in first_line.split(delimiter)]
-
-    best = max(DELIMITERS, key=lambda sign: (TEXT_COLUMN in fields(sign), len(fields(sign))))
-    return best if len(fields(best)) > 1 else "\x1f"
-
-
-def _bounded(lines: Lines, name: str) -> Iterator[str]:
-    """The lines, as long as no row holds too many of them."""
-    for line in lines:
-        if len(lines.held) > MAX_ROW_LINES:
-            raise _unclosed(lines, name)
-        yield line
-
-
-def _rows(reader: Iterator[list[str]], lines: Lines, header: list[str], delimiter: str, name: str) -> Iterator[Row]:
+def _answerable(rows: Iterator[Row], width: int, encoding: str) -> Iterator[Row]:
     """Every row with its cells brought to the header's number. A line without anything on it is no row,
     except in a file of one column, where it is a blank review unless nothing follows it."""
-    width, blank_lines, read_again = len(header), 0, 0
-    while True:
-        lines.held.clear()
-        fault = None
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as err:
-            cells, fault = _misquoted(err, lines, delimiter, name)
-            read_again += len(lines.held) - 1
-            if read_again > MAX_LINES_READ_AGAIN:
-                raise UnreadableFile(f"{name}: too many quotes are out of place up to line {lines.start}") from err
-            lines.give_back(keep=1)
-        start = lines.start
-        if not cells and fault is None:
+    blank_lines = 0
+    for line, cells, fault, _ in rows:
+        if not cells:
             blank_lines += width == 1
             continue
-        yield from (Row(line, [""]) for line in range(start - blank_lines, start))
+        yield from (Row(blank, [""]) for blank in range(line - blank_lines, line))
         blank_lines = 0
-        if len(cells) != width:
-            fault = fault or f"ragged: has {len(cells)} fields, the header has {width}"
-            cells = (cells + [""] * width)[:width]
         whole = "".join(cells)
         if "\0" in whole:
             fault = fault or "nul: holds a NUL character, expected text"
         elif not encodable(whole):
-            fault = fault or f"undecodable: a part of it is no {lines.encoding.upper()} text"
-        yield Row(start, [_writable(cell) for cell in cells] if fault else cells, fault)
+            fault = fault or f"undecodable: a part of it is no {encoding.upper()} text"
+        if fault:
+            cells = [_writable(cell) for cell in (cells + [""] * width)[:width]]
+        yield Row(line, cells, fault)
 
 
 def _writable(cell: str) -> str:
     """The cell with a mark for every character that is none."""
     return cell.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-
-
-def _misquoted(err: csv.Error, lines: Lines, delimiter: str, name: str) -> tuple[list[str], str]:
-    """The cells, as they stand but no longer than readers take, and the fault of the first line in hand, which
-    the reader stumbled over; UnreadableFile when it cannot be told where its row ends."""
-    too_long = "larger than field limit" in str(err)
-    if "end of data" in str(err) or (too_long and len(lines.held) > 1):
-        raise _unclosed(lines, name) from err
-    limit = csv.field_size_limit()
-    cells = [cell[: limit - 1] for cell in lines.held[0].rstrip("\r\n").split(delimiter)]
-    if too_long:
-        return cells, f"too_long: a field has more than {limit:,} characters"
-    return cells, "quote: a quote inside a field must be doubled"
-
-
-def _unclosed(lines: Lines, name: str) -> UnreadableFile:
-    return UnreadableFile(
-        f"{name} line {lines.start}: a quote is opened and not closed by line {lines.number}; "
-        f'expected another " after the text'
-    )
 
 
 # --- answering

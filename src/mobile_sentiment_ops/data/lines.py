@@ -11,11 +11,12 @@ import io
 import itertools
 import re
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from mobile_sentiment_ops.errors import UnreadableFile
 
-DELIMITERS = (",", ";", "\t", "|")
 MAX_LINE_CHARS = 16 * 2**20
 
 
@@ -39,7 +40,7 @@ def find_encoding(stream: BinaryIO, name: str) -> str:
         if len(header) >= 4 and all(header[low::2]) and not any(header[1 - low :: 2]):
             return encoding
     if len(head) - len(head.translate(None, _CONTROL)) > len(head) / 10:
-        raise UnreadableFile(f"{name} holds binary data; expected text (CSV, JSON), Parquet, or gzip of these")
+        raise _no_text(name)
 
     utf8 = other = letters = 0
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
@@ -52,10 +53,15 @@ def find_encoding(stream: BinaryIO, name: str) -> str:
     if utf8 >= other:
         return "utf-8"
     if other > letters / 2:
-        raise UnreadableFile(
-            f"{name} is not UTF-8, UTF-16 or Western European text; save it as UTF-8 and ingest it again"
-        )
+        raise _no_text(name)
     return "cp1252"
+
+
+def _no_text(name: str) -> UnreadableFile:
+    return UnreadableFile(
+        f"{name} is no text in UTF-8, UTF-16 or a Western European encoding; unpack an archive, save the sheet "
+        f"of a workbook as CSV, and save text as UTF-8"
+    )
 
 
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\f\r"))
@@ -77,13 +83,24 @@ def encodable(text: str) -> bool:
     return True
 
 
+@contextmanager
+def open_lines(stream: BinaryIO, name: str) -> Iterator[Lines]:
+    """The lines of a text from its start; the stream stays open for its owner."""
+    stream.seek(0)
+    lines = Lines(stream, find_encoding(stream, name), name)
+    try:
+        yield lines
+    finally:
+        lines.text.detach()
+
+
 class Lines:
     """Physical lines with their ends, counted; those in hand can be given back."""
 
     def __init__(self, stream: BinaryIO, encoding: str, name: str) -> None:
         errors = "surrogatepass" if encoding.startswith("utf-16") else "surrogateescape"
-        self._text = io.TextIOWrapper(stream, encoding, errors=errors, newline="")
-        self._name = name
+        self.text = io.TextIOWrapper(stream, encoding, errors=errors, newline="")
+        self.name = name
         self._back: list[str] = []
         self.encoding = encoding
         self.number = 0
@@ -115,22 +132,18 @@ class Lines:
         self.give_back()
         return found
 
-    def detach(self) -> None:
-        """Leave the stream to its owner, open."""
-        self._text.detach()
-
     def _read(self) -> str:
         try:
-            line = self._text.readline(MAX_LINE_CHARS)
+            line = self.text.readline(MAX_LINE_CHARS)
         except UnicodeDecodeError as err:
             raise UnreadableFile(
-                f"{self._name}: damaged {self.encoding} text after line {self.number} ({err.reason}); fetch it again"
+                f"{self.name}: damaged {self.encoding} text after line {self.number} ({err.reason}); fetch it again"
             ) from err
         if not line:
             raise StopIteration
         if len(line) == MAX_LINE_CHARS:
             raise UnreadableFile(
-                f"{self._name} line {self.number + 1} is longer than {MAX_LINE_CHARS:,} characters; "
+                f"{self.name} line {self.number + 1} is longer than {MAX_LINE_CHARS:,} characters; "
                 f"expected one review a line"
             )
         return line

@@ -12,7 +12,6 @@ bounded by the batch, whatever the size of the file.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import itertools
 import json
@@ -21,7 +20,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
 import polars as pl
@@ -29,7 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mobile_sentiment_ops.data.columns import known_store, require_text
-from mobile_sentiment_ops.data.lines import DELIMITERS, Lines, encodable, find_encoding
+from mobile_sentiment_ops.data.csv_rows import read_csv
+from mobile_sentiment_ops.data.lines import Lines, encodable, open_lines
 from mobile_sentiment_ops.errors import UnreadableFile
 from mobile_sentiment_ops.types import Rejected
 
@@ -58,38 +58,24 @@ class Batch:
 
 def read_batches(stream: BinaryIO, name: str, recognise: Recogniser, *, batch_rows: int) -> Iterator[Batch]:
     """The reviews of one file; `stream` is seekable and `name` is what messages call it."""
-    head = _peek(stream, name)
+    head = stream.read(4)
+    stream.seek(0)
     if head.startswith(b"\x1f\x8b"):
         yield from _read_gzip(stream, name, recognise, batch_rows)
     elif head.startswith(b"PAR1"):
         yield from _read_parquet(stream, name, recognise, batch_rows)
     else:
-        encoding = find_encoding(stream, name)
-        lines = Lines(stream, encoding, name)
-        try:
-            first = lines.peek(1)
-            if not first:
+        with open_lines(stream, name) as lines:
+            if not (first := lines.peek(1)):
                 raise _empty(name)
             read = _read_json if first[0].lstrip().startswith(("{", "[")) else _read_csv
-            yield from read(lines, name, recognise, batch_rows)
-        finally:
-            lines.detach()
+            yield from read(lines, recognise, batch_rows)
 
 
 def bounded(text: str) -> str:
     """The start of a rejected row, safe to store: no NUL, no half of a surrogate pair."""
     kept = text[:MAX_ROW_CHARS].rstrip("\r\n").replace("\0", "\\0")
     return kept.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _peek(stream: BinaryIO, name: str) -> bytes:
-    head = stream.read(64)
-    stream.seek(0)
-    if not head.strip(b" \t\r\n\xef\xbb\xbf\xff\xfe\0"):
-        raise _empty(name)
-    if head.startswith(b"PK\x03\x04"):
-        raise UnreadableFile(f"{name} is a zip archive or an Excel workbook; unpack it, or save the sheet as CSV UTF-8")
-    return head
 
 
 def _empty(name: str) -> UnreadableFile:
@@ -132,144 +118,82 @@ def _read_parquet(stream: BinaryIO, name: str, recognise: Recogniser, batch_rows
 # --- rows of text
 
 
-@dataclass(slots=True)
-class _Pending:
-    """Rows read since the last batch. `picks` are the used fields of a row, in the mapping's order."""
-
-    name: str
-    encoding: str
-    mapping: Mapping[str, str]
-    picks: Sequence[int]
-    store: str | None
-    rows: list[Sequence[str | None]] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-
-    def reject(self, line: int, reason: str, row: str) -> None:
-        """A row that names its author leaves no text behind: authors are never stored."""
-        shown = "" if "author" in self.mapping.values() else bounded(row)
-        self.rejected.append(Rejected(self.name, line, reason, shown))
-
-    def batch(self) -> Batch:
-        """Everything pending as one batch; nothing is pending afterwards."""
-        try:
-            frame = self._frame()
-        except UnicodeEncodeError:
-            self._reject_undecodable()
-            frame = self._frame()
-        if self.store and "store" not in frame.columns:
-            frame = frame.with_columns(pl.lit(self.store).alias("store"))
-        found = Batch(frame, self.lines, self.mapping, tuple(self.rejected))
-        self.rows, self.lines, self.rejected = [], [], []
-        return found
-
-    def _frame(self) -> pl.DataFrame:
-        parts = zip(self.mapping.values(), self.picks, strict=True)
-        return pl.DataFrame([pl.Series(part, [row[i] for row in self.rows], dtype=pl.Utf8()) for part, i in parts])
-
-    def _reject_undecodable(self) -> None:
-        kept: list[tuple[int, Sequence[str | None]]] = []
-        for line, row in zip(self.lines, self.rows, strict=True):
-            text = ", ".join(row[i] or "" for i in self.picks)
-            if encodable(text):
-                kept.append((line, row))
-            else:
-                self.reject(line, f"undecodable: a part of it is no {self.encoding.upper()} text", text)
-        self.lines, self.rows = [line for line, _ in kept], [row for _, row in kept]
+_Found = tuple[int, Sequence[str | None], str | None, str]
+"""A `Row` whose cells may be null."""
 
 
-# --- CSV
+def _batches(
+    rows: Iterator[_Found], lines: Lines, mapping: Mapping[str, str], picks: Sequence[int], batch_rows: int
+) -> Iterator[Batch]:
+    """Rows as batches; `picks` are the used cells of a row, in the mapping's order. A row that is rejected
+    leaves no text behind when the file names authors: they are never stored."""
+    private = "author" in mapping.values()
 
+    def rejected(line: int, fault: str, text: str) -> Rejected:
+        return Rejected(lines.name, line, fault, "" if private else bounded(text))
 
-def _read_csv(lines: Lines, name: str, recognise: Recogniser, batch_rows: int) -> Iterator[Batch]:
-    reader = csv.reader(lines, delimiter=_find_delimiter(lines.peek(1)[0], recognise), strict=True)
-    header = _read_header(reader, name)
-    mapping = recognise(header)
-    require_text(name, header, mapping)
-    picks = [header.index(column) for column in mapping]
-    pending = _Pending(name, lines.encoding, mapping, picks, known_store(header))
     while True:
-        lines.held.clear()
+        numbers: list[int] = []
+        sound: list[Sequence[str | None]] = []
+        rejects: list[Rejected] = []
+        for line, cells, fault, text in itertools.islice(rows, batch_rows):
+            if fault is None:
+                numbers.append(line)
+                sound.append(cells)
+            else:
+                rejects.append(rejected(line, fault, text))
+        if not numbers and not rejects:
+            return
         try:
-            row = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as err:
-            _reject_quotes(err, lines, pending)
-            continue
-        if len(row) == len(header):
-            pending.rows.append(row)
-            pending.lines.append(lines.start)
-        elif row and not (text := "".join(lines.held)).isspace():
-            pending.reject(lines.start, f"ragged: has {len(row)} fields, the header has {len(header)}", text)
-        if len(pending.rows) + len(pending.rejected) >= batch_rows:
-            yield pending.batch()
-    yield pending.batch()
+            frame = _frame(sound, mapping, picks)
+        except UnicodeEncodeError:
+            fault = f"undecodable: a part of it is no {lines.encoding.upper()} text"
+            texts = [", ".join(cells[i] or "" for i in picks) for cells in sound]
+            readable = [encodable(text) for text in texts]
+            found = zip(numbers, texts, readable, strict=True)
+            rejects += [rejected(line, fault, text) for line, text, sounds in found if not sounds]
+            numbers, sound = list(itertools.compress(numbers, readable)), list(itertools.compress(sound, readable))
+            frame = _frame(sound, mapping, picks)
+        yield Batch(frame, numbers, mapping, tuple(rejects))
 
 
-def _read_header(reader: Iterator[list[str]], name: str) -> list[str]:
-    try:
-        for row in reader:
-            header = [column.strip() for column in row]
-            if any(header):
-                return header
-    except csv.Error as err:
-        raise UnreadableFile(f"{name}: a quote is out of place in the first line, which names the columns") from err
-    raise _empty(name)
+def _frame(rows: Sequence[Sequence[str | None]], mapping: Mapping[str, str], picks: Sequence[int]) -> pl.DataFrame:
+    parts = zip(mapping.values(), picks, strict=True)
+    return pl.DataFrame([pl.Series(part, [cells[i] for cells in rows], dtype=pl.Utf8()) for part, i in parts])
 
 
-def _find_delimiter(header: str, recognise: Recogniser) -> str:
-    """The delimiter with which a header names most of a review; one column alone has none.
-
-    >>> from mobile_sentiment_ops.data.columns import recognise
-    >>> _find_delimiter("id;app,version;text", recognise)
-    ';'
-    """
-    best = max(DELIMITERS, key=lambda sign: (len(recognise(_split(header, sign))), len(_split(header, sign))))
-    return best if len(_split(header, best)) > 1 else "\x1f"
-
-
-def _split(header: str, delimiter: str) -> list[str]:
-    return [column.strip() for column in next(csv.reader([header], delimiter=delimiter))]
-
-
-def _reject_quotes(err: csv.Error, lines: Lines, pending: _Pending) -> None:
-    """Lose one line to a quote that is out of place, not the lines that it swallowed."""
-    at_the_end, too_large = "end of data" in str(err), "larger than field limit" in str(err)
-    if at_the_end or (too_large and len(lines.held) > 1):
-        raise UnreadableFile(
-            f'{pending.name} line {lines.start}: a quote is opened and never closed; expected another " after the '
-            f"text. Earlier rows are taken in; mend that line and ingest the file again"
-        ) from err
-    line, text = lines.start, lines.held[0]
-    lines.give_back(keep=1)
-    reason = (
-        f"too_long: a field has more than {csv.field_size_limit():,} characters"
-        if too_large
-        else "quote: a quote inside a quoted field must be doubled"
-    )
-    pending.reject(line, reason, text)
+def _read_csv(lines: Lines, recognise: Recogniser, batch_rows: int) -> Iterator[Batch]:
+    header, rows = read_csv(lines, lambda names: len(recognise(names)))
+    if not header:
+        raise _empty(lines.name)
+    mapping = recognise(header)
+    require_text(lines.name, header, mapping)
+    used, store = [header.index(column) for column in mapping], known_store(header)
+    found = (row for row in rows if row.cells and not row.text.isspace())
+    for batch in _batches(found, lines, mapping, used, batch_rows):
+        if store and "store" not in mapping.values():
+            batch = replace(batch, rows=batch.rows.with_columns(pl.lit(store).alias("store")))
+        yield batch
 
 
 # --- JSON
 
 
-def _read_json(lines: Lines, name: str, recognise: Recogniser, batch_rows: int) -> Iterator[Batch]:
-    records = _document(lines, name) if _is_document(lines.peek(2)) else _json_lines(lines)
-    pending: _Pending | None = None
-    while chunk := list(itertools.islice(records, batch_rows)):
-        if pending is None:
-            names = list(dict.fromkeys(key for _, record, _ in chunk for key in record or ()))
-            mapping = recognise(names)
-            require_text(name, names, mapping)
-            pending = _Pending(name, lines.encoding, mapping, range(len(mapping)), None)
-        for line, record, text in chunk:
-            if record is None:
-                pending.reject(line, "json: is no complete JSON object", text)
-            else:
-                pending.rows.append([_as_text(record.get(column)) for column in pending.mapping])
-                pending.lines.append(line)
-        yield pending.batch()
+def _read_json(lines: Lines, recognise: Recogniser, batch_rows: int) -> Iterator[Batch]:
+    records = _document(lines) if _is_document(lines.peek(2)) else _json_lines(lines)
+    first = list(itertools.islice(records, batch_rows))
+    if not first:
+        return
+    names = list(dict.fromkeys(key for _, record, _ in first for key in record or ()))
+    mapping = recognise(names)
+    require_text(lines.name, names, mapping)
+    rows = (
+        (line, (), "json: is no complete JSON object", text)
+        if record is None
+        else (line, [_as_text(record.get(column)) for column in mapping], None, "")
+        for line, record, text in itertools.chain(first, records)
+    )
+    yield from _batches(rows, lines, mapping, range(len(mapping)), batch_rows)
 
 
 Record = tuple[int, dict[str, object] | None, str]
@@ -288,19 +212,19 @@ def _json_lines(lines: Lines) -> Iterator[Record]:
         lines.held.clear()
 
 
-def _document(lines: Lines, name: str) -> Iterator[Record]:
+def _document(lines: Lines) -> Iterator[Record]:
     """The reviews of one document, which is read whole; they count as lines 1, 2, 3, ..."""
     parts, size = [], 0
     for line in lines:
         parts.append(line)
         size += len(line)
         if size > MAX_DOCUMENT_CHARS:
-            raise UnreadableFile(f"{name} is one JSON document, and too large for one; write one object a line")
+            raise UnreadableFile(f"{lines.name} is one JSON document, and too large for one; write one object a line")
     try:
         value = json.loads("".join(parts))
     except (ValueError, RecursionError) as err:
         raise UnreadableFile(
-            f"{name} starts as JSON and is none: {err}; expected one object a line, or one list of objects"
+            f"{lines.name} starts as JSON and is none: {err}; expected one object a line, or one list of objects"
         ) from err
     for number, record in enumerate(_reviews_in(value), 1):
         yield number, record, ""
