@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -35,7 +35,7 @@ Name = Annotated[str | None, Field(max_length=256)]
 class ReviewBody(BaseModel):
     """One review, with as much about it as is known."""
 
-    review_text: str = Field(
+    text: str = Field(
         validation_alias=AliasChoices("review_text", "text"), description="the text to judge; `text` is understood too"
     )
     review_id: Name = Field(None, description="your id of the review; made from the text when absent")
@@ -48,9 +48,7 @@ class ReviewBody(BaseModel):
     )
 
     def review(self) -> Review:
-        return Review(
-            self.review_text, self.review_id, self.app, self.version, self.language, self.rating, self.submitted_at
-        )
+        return Review(**dict(self))
 
 
 class TextBody(BaseModel):
@@ -148,14 +146,10 @@ def read_json(body: bytes) -> Any:
     Traceback (most recent call last):
     mobile_sentiment_ops.app.problems.Problem: rating[1]: NaN is no JSON value
     """
-    constants: list[_Constant] = []
-
-    def constant(name: str) -> _Constant:
-        constants.append(_Constant(name))
-        return constants[-1]
-
     try:
-        value = json.loads(body.decode("utf-8-sig"), parse_constant=constant, object_pairs_hook=_object)
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_Constant, object_pairs_hook=_object)
+        if _SUSPECT.search(body):
+            _refuse_unreadable(value, "")
     except UnicodeDecodeError as err:
         raise Problem(400, f"the body is no UTF-8 text: {err.reason} at byte {err.start}") from err
     except json.JSONDecodeError as err:
@@ -165,23 +159,14 @@ def read_json(body: bytes) -> Any:
         raise Problem(400, "the body is nested too deeply") from err
     except ValueError as err:  # a number of thousands of digits
         raise Problem(400, f"the body holds a number that cannot be read: {err}") from err
-    if constants or _HALF_PAIR.search(body):
-        for found, path in _leaves(value):
-            if isinstance(found, _Constant):
-                raise _faulty(_unrolled(path), f"{found.name} is no JSON value", status=400)
-            if isinstance(found, str) and _SURROGATE.search(found):
-                raise _faulty(_unrolled(path), "holds half of a surrogate pair, expected valid Unicode", status=400)
     return value
 
 
-class _Constant:
+class _Constant(str):
     """NaN or Infinity, where it stood."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
 
-
-_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
+_SUSPECT = re.compile(rb"\\u[dD][89a-fA-F]|NaN|Infinity")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -193,31 +178,20 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_Path = tuple[Any, int | str] | None
-"""Where a value stands: the path of what holds it, and its key or index there."""
-
-
-def _leaves(value: object) -> Iterator[tuple[object, _Path]]:
-    """Every key, and every value that holds no others, with its path."""
-    waiting: list[tuple[object, _Path]] = [(value, None)]
-    while waiting:
-        found, path = waiting.pop()
-        if isinstance(found, dict):
-            for key, item in found.items():
-                yield key, (path, key)
-                waiting.append((item, (path, key)))
-        elif isinstance(found, list):
-            waiting += [(item, (path, index)) for index, item in enumerate(found)]
-        else:
-            yield found, path
-
-
-def _unrolled(path: _Path) -> str:
-    parts: list[int | str] = []
-    while path is not None:
-        path, part = path
-        parts.append(part)
-    return _place("", parts[::-1]) or "the body"
+def _refuse_unreadable(value: object, place: str) -> None:
+    """What Python's reader lets through in a value at `place`, its keys included."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            inside = _place(place, [key])
+            _refuse_unreadable(key, inside)
+            _refuse_unreadable(item, inside)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_unreadable(item, _place(place, [index]))
+    elif isinstance(value, _Constant):
+        raise _faulty(place or "the body", f"{value} is no JSON value", status=400)
+    elif isinstance(value, str) and _SURROGATE.search(value):
+        raise _faulty(place or "the body", "holds half of a surrogate pair, expected valid Unicode", status=400)
 
 
 def _faulty(place: str, problem: str, *, status: int = 422) -> Problem:
