@@ -123,5 +123,5 @@ def test_a_failing_task_is_told_once_and_tried_again(
         assert predictions.drain_fault == "the tables are away"
         monkeypatch.setattr(memory.tables, "append", append)
         wait_until(lambda: predictions.drain_fault == "" and predictions.spool_depth() == 0)
-    assert [entry["task"] for entry in told if entry["event"] == "upkeep failed"] == ["_drain_when_due"]
+    assert [entry["task"] for entry in told if entry["event"] == "upkeep failed"] == ["drain"]
     assert memory.tables.read(PREDICTIONS_TABLE).num_rows == 1

@@ -1,10 +1,10 @@
-"""What a server does beside answering, each in a thread of its own.
+"""What a server does beside answering, each in a thread of its own: at once, then again and again.
 
-champion   follow the champion row, every second
+champion   follow the champion row
 drain      predictions from the spool into their table: every minute, when many wait, and at the end
-answers    CSV answers from the local disk into the bucket
-mlflow     look whether MLflow answers, every ten seconds
-jobs       close those whose process was killed, every five seconds
+answers    CSV answers from the local disk into the bucket, and at the end
+mlflow     look whether MLflow answers
+jobs       close those whose process was killed
 """
 
 from __future__ import annotations
@@ -46,16 +46,20 @@ class Upkeep:
         close_lost: Callable[[], object],
     ) -> None:
         self._predictions = predictions
-        self._outbox = outbox
         self._registry = registry
         self._train_first = train_first
-        self._close_lost = close_lost
         self._stop = threading.Event()
         self._tried_to_load = threading.Event()
         self._drained_at = 0.0
         self._threads = [
-            threading.Thread(target=target, name=f"upkeep-{target.__name__.strip('_')}", daemon=True)
-            for target in (self._champion, self._drain, self._answers, self._mlflow, self._jobs)
+            threading.Thread(target=self._keep, args=task, name=f"upkeep-{task[0]}", daemon=True)
+            for task in (
+                ("champion", self._follow, CHAMPION_SECONDS, False),
+                ("drain", self._drain_when_due, DEPTH_SECONDS, True),
+                ("answers", outbox.send, ANSWERS_SECONDS, True),
+                ("mlflow", self._look_for_mlflow, MLFLOW_SECONDS, False),
+                ("jobs", close_lost, JOBS_SECONDS, False),
+            )
         ]
         self.mlflow_reachable: bool | None = None
         """Whether MLflow answered when it was last asked; None before."""
@@ -73,49 +77,36 @@ class Upkeep:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _champion(self) -> None:
-        _guarded(self._predictions.reload)
-        self._tried_to_load.set()
-        _guarded(self._train_first)
-        self._repeat(self._predictions.reload, every_seconds=CHAMPION_SECONDS)
+    def _keep(self, name: str, task: Callable[[], object], every_seconds: float, at_the_end: bool) -> None:
+        fault = _guarded(name, task)
+        while not self._stop.wait(max(every_seconds, PAUSE_SECONDS) if fault else every_seconds):
+            fault = _guarded(name, task, told=fault)
+        if at_the_end:
+            _guarded(name, task, told=fault)
 
-    def _drain(self) -> None:
-        self._repeat(self._drain_when_due, every_seconds=DEPTH_SECONDS)
-        _guarded(self._predictions.drain)
+    def _follow(self) -> None:
+        self._predictions.reload()
+        if not self._tried_to_load.is_set():
+            self._tried_to_load.set()
+            self._train_first()
 
     def _drain_when_due(self) -> None:
-        due = time.monotonic() - self._drained_at >= DRAIN_SECONDS
+        due = self._stop.is_set() or time.monotonic() - self._drained_at >= DRAIN_SECONDS
         if due or self._predictions.spool_depth() >= DRAIN_DEPTH:
             self._drained_at = time.monotonic()
             self._predictions.drain()
 
-    def _answers(self) -> None:
-        self._repeat(self._outbox.send, every_seconds=ANSWERS_SECONDS)
-        _guarded(self._outbox.send)
-
-    def _mlflow(self) -> None:
-        _guarded(self._look_for_mlflow)
-        self._repeat(self._look_for_mlflow, every_seconds=MLFLOW_SECONDS)
-
-    def _jobs(self) -> None:
-        self._repeat(self._close_lost, every_seconds=JOBS_SECONDS)
-
     def _look_for_mlflow(self) -> None:
         self.mlflow_reachable = self._registry.reachable()
 
-    def _repeat(self, task: Callable[[], object], *, every_seconds: float) -> None:
-        fault = ""
-        while not self._stop.wait(max(every_seconds, PAUSE_SECONDS) if fault else every_seconds):
-            fault = _guarded(task, told=fault)
 
-
-def _guarded(task: Callable[[], object], *, told: str = "") -> str:
+def _guarded(name: str, task: Callable[[], object], *, told: str = "") -> str:
     """Do it and say what went wrong, as a thread of the server outlives everything; logged unless `told`."""
     try:
         task()
     except Exception as err:
         fault = str(err) or repr(err)
         if fault != told:
-            log.warning("upkeep failed", task=task.__name__, error=fault, exc_info=not isinstance(err, MsoError))
+            log.warning("upkeep failed", task=name, error=fault, exc_info=not isinstance(err, MsoError))
         return fault
     return ""
