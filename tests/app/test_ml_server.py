@@ -142,8 +142,8 @@ def test_faulty_rows_spoil_no_other(world: World) -> None:
         (
             gzip.compress(HELLO, mtime=0),
             422,
-            "reviews.csv is no text in UTF-8, UTF-16 or a Western European encoding; expected a CSV file "
-            "(an archive: unpack it; a workbook: save the sheet as CSV)",
+            "reviews.csv is no text in UTF-8, UTF-16 or a Western European encoding; unpack an archive, "
+            "save the sheet of a workbook as CSV, and save text as UTF-8",
         ),
         (b"review_text\n \n\0\n", 422, "reviews.csv: none of its 2 rows can be predicted"),
         (b"review_text\n" + b"ok\n" * 6, 413, "reviews.csv has more than 5 rows; send it in parts"),
@@ -202,13 +202,13 @@ def test_all_bad_rows_are_named_by_line(world: World) -> None:
         (
             {"data": {"file": "x"}},
             415,
-            "Content-Type is application/x-www-form-urlencoded, expected multipart/form-data with a CSV file, "
+            "Content-Type: is application/x-www-form-urlencoded, expected multipart/form-data with a CSV file, "
             "text/csv or application/json",
         ),
         (
             {"content": HELLO},
             415,
-            "Content-Type is missing, expected multipart/form-data with a CSV file, text/csv or application/json",
+            "Content-Type: is missing, expected multipart/form-data with a CSV file, text/csv or application/json",
         ),
         (
             {"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}},
@@ -321,7 +321,7 @@ def test_a_faulty_json_body_is_refused(world: World, path: str, body: bytes, sta
 def test_predict_json_takes_json_alone(world: World) -> None:
     answer = world.client.post("/predict_json", data={"text": "Love it"})
     assert (
-        problem_of(answer)["detail"] == "Content-Type is application/x-www-form-urlencoded, expected application/json"
+        problem_of(answer)["detail"] == "Content-Type: is application/x-www-form-urlencoded, expected application/json"
     )
 
 

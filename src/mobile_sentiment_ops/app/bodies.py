@@ -196,4 +196,4 @@ def _refuse_unreadable(value: object, place: str) -> None:
 
 def _faulty(place: str, problem: str, *, status: int = 422) -> Problem:
     place = place.encode("utf-8", "backslashreplace").decode()[:200]
-    return Problem(status, f"{place}: {problem}", errors=[{"field": place, "problem": problem}])
+    return Problem.at(place, problem, status=status)

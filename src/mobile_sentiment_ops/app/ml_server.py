@@ -53,7 +53,7 @@ from mobile_sentiment_ops.app.upkeep import Upkeep
 from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.errors import MsoError, NoModel, SettingsError
 from mobile_sentiment_ops.settings import Api
-from mobile_sentiment_ops.types import LABELS, Job
+from mobile_sentiment_ops.types import LABELS, Job, Prediction
 
 log = structlog.get_logger()
 
@@ -88,16 +88,14 @@ def create_app(platform: Platform, *, train_if_missing: bool = True) -> FastAPI:
     """
     predictions = platform.predictions
     outbox = Outbox(platform.workspace / "answers", platform.files)
+    metrics = Metrics(predictions)
 
     def train_first() -> None:
         if train_if_missing and platform.state.champion() is None:
             platform.models.schedule_retrain()
 
-    def close_lost() -> None:
-        close_lost_jobs(platform.state, platform.launcher, platform.clock)
-
+    close_lost = partial(close_lost_jobs, platform.state, platform.launcher, platform.clock)
     upkeep = Upkeep(predictions, outbox, platform.registry, train_first, close_lost)
-    metrics = Metrics(predictions)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -115,14 +113,11 @@ def create_app(platform: Platform, *, train_if_missing: bool = True) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
         responses={"default": DOCUMENTED["problem"]},
+        exception_handlers=dict.fromkeys((Problem, MsoError, HTTPException, RequestValidationError), _answer_problem),
     )
     app.state.parts = Parts(platform, predictions, metrics, outbox, upkeep, anyio.CapacityLimiter(LARGE_CSV_AT_ONCE))
     app.include_router(routes)
     app.add_middleware(Edge, metrics=metrics, api=platform.settings.api)
-    app.add_exception_handler(Problem, _answer_problem)
-    app.add_exception_handler(MsoError, _answer_problem)
-    app.add_exception_handler(HTTPException, _answer_problem)
-    app.add_exception_handler(RequestValidationError, _answer_problem)
     return app
 
 
@@ -191,26 +186,24 @@ def _predict_json(parts: Parts, body: bytes, request_id: str) -> Response:
     if all(answer.fault for answer in answers):
         errors = [{"field": f"reviews[{row}]", "problem": answer.fault} for row, answer in enumerate(answers)]
         raise Problem(422, f"none of the {len(answers)} reviews can be predicted: {answers[0].fault}", errors=errors)
-    return _json(
+    shown = [
         {
-            "model_version": batch.live.version,
-            "request_id": request_id,
-            "predictions": [_shown(answer) for answer in answers],
-        },
-        headers=DRIFT_HEADERS,
-    )
+            "review_id": answer.review_id,
+            "prediction_id": answer.prediction_id,
+            "sentiment": answer.prediction and answer.prediction.label,
+            **_figures(answer.prediction),
+            "error": answer.fault,
+        }
+        for answer in answers
+    ]
+    told = {"model_version": batch.live.version, "request_id": request_id, "predictions": shown}
+    return _json(told, headers=DRIFT_HEADERS)
 
 
-def _shown(answer: Answer) -> dict[str, object]:
-    found = answer.prediction
-    return {
-        "review_id": answer.review_id,
-        "prediction_id": answer.prediction_id,
-        "sentiment": found.label.value if found else None,
-        "confidence": found.confidence if found else None,
-        "probabilities": dict(zip(LABELS, found.probabilities, strict=True)) if found else None,
-        "error": answer.fault,
-    }
+def _figures(found: Prediction | None) -> dict[str, object]:
+    if found is None:
+        return {"confidence": None, "probabilities": None}
+    return {"confidence": found.confidence, "probabilities": dict(zip(LABELS, found.probabilities, strict=True))}
 
 
 def _predict_csv(parts: Parts, upload: UploadFile, request_id: str, own_id: str) -> Response:
@@ -270,8 +263,7 @@ async def _upload(request: Request, kind: str) -> AsyncIterator[UploadFile]:
         found = form.get("file")
         if not isinstance(found, UploadFile):
             shown = ", ".join(form) or "nothing"
-            problem = f"is no file; the form holds {shown}, expected a CSV file in the field file"
-            raise Problem(422, f"file: {problem}", errors=[{"field": "file", "problem": problem}])
+            raise Problem.at("file", f"is no file; the form holds {shown}, expected a CSV file in the field file")
         yield found
     finally:
         await form.close()
@@ -291,19 +283,15 @@ def _predict_text(parts: Parts, body: bytes, request_id: str) -> Response:
     text = read_text(body)
     (answer,) = _answers(parts, batch, [Review(text)])
     if answer.prediction is None:
-        raise Problem(422, f"text: {answer.fault}", errors=[{"field": "text", "problem": answer.fault}])
-    found = answer.prediction
-    return _json(
-        {
-            "text": text,
-            "prediction": found.label.value,
-            "confidence": found.confidence,
-            "probabilities": dict(zip(LABELS, found.probabilities, strict=True)),
-            "prediction_id": answer.prediction_id,
-            "model_version": batch.live.version,
-        },
-        headers=DRIFT_HEADERS,
-    )
+        raise Problem.at("text", str(answer.fault))
+    told = {
+        "text": text,
+        "prediction": answer.prediction.label,
+        **_figures(answer.prediction),
+        "prediction_id": answer.prediction_id,
+        "model_version": batch.live.version,
+    }
+    return _json(told, headers=DRIFT_HEADERS)
 
 
 # --- the model
@@ -313,21 +301,14 @@ def _predict_text(parts: Parts, body: bytes, request_id: str) -> Response:
 def model(request: Request) -> Response:
     """The model that answers now, and why it does."""
     live = _parts(request).predictions.live()
-    dataset = live.card.get("dataset")
-    return _json(
-        {
-            "version": live.version,
-            "kind": live.champion.kind,
-            "promoted_at": live.champion.promoted_at,
-            "promoted_by": live.champion.actor,
-            "reason": live.champion.reason,
-            "previous_version": live.champion.previous_version,
-            "bundle_hash": live.champion.bundle_hash,
-            "trained_at": live.card.get("trained_at"),
-            "dataset": dataset,
-            "loaded_at": live.loaded_at,
-        }
-    )
+    told = {
+        **asdict(live.champion),
+        "promoted_by": live.champion.actor,
+        "trained_at": live.card.get("trained_at"),
+        "dataset": live.card.get("dataset"),
+        "loaded_at": live.loaded_at,
+    }
+    return _json(told)
 
 
 @routes.get("/model/metrics", **DOCUMENTED["/model/metrics"])
@@ -483,8 +464,7 @@ def _media_type(request: Request) -> str:
 
 
 def _unsupported(found: str, expected: str) -> Problem:
-    problem = f"is {found or 'missing'}, expected {expected}"
-    return Problem(415, f"Content-Type {problem}", errors=[{"field": "Content-Type", "problem": problem}])
+    return Problem.at("Content-Type", f"is {found or 'missing'}, expected {expected}", status=415)
 
 
 def _json(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -498,7 +478,7 @@ def _json(body: object, *, status: int = 200, headers: dict[str, str] | None = N
 _dumps = partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=datetime.isoformat)
 
 
-def _answer_problem(request: Request, err: Exception) -> Response:
+async def _answer_problem(request: Request, err: Exception) -> Response:
     """Whatever a route raised, as a problem."""
     path = request.scope["path"]
     if isinstance(err, Problem):

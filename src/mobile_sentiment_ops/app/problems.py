@@ -44,6 +44,11 @@ class Problem(Exception):
         self.more = dict(more or {})
 
     @classmethod
+    def at(cls, place: str, problem: str, *, status: int = 422) -> Problem:
+        """What is wrong with one field of a request."""
+        return cls(status, f"{place}: {problem}", errors=[{"field": place, "problem": problem}])
+
+    @classmethod
     def of(cls, err: MsoError) -> Problem:
         """The problem that one of our errors is for a caller.
 
