@@ -111,9 +111,9 @@ class SeenReviews:
     def sort_out(self, reviews: pl.DataFrame) -> Fresh:
         """The identified reviews that were never seen, in their order; from now on they are seen."""
         contents = _keys(reviews["content_hash"])
-        fresh = reviews.filter(_first_of(contents) & ~self._contents.holds(contents))
+        fresh = reviews.filter(pl.Series(contents).is_first_distinct().to_numpy() & ~self._contents.holds(contents))
         ids = _keys(fresh["review_id"])
-        new = int((_first_of(ids) & ~self._ids.holds(ids)).sum())
+        new = np.unique(ids[~self._ids.holds(ids)]).size
         self.add(fresh["review_id"], fresh["content_hash"])
         return Fresh(fresh, new, fresh.height - new, reviews.height - fresh.height)
 
@@ -122,13 +122,6 @@ def _keys(texts: pl.Series) -> Keys:
     """64-bit keys, equal for equal texts within this process; they are never stored. Two of five
     million different texts share one with a probability below one in a million."""
     return texts.hash(seed=0).to_numpy()
-
-
-def _first_of(keys: Keys) -> npt.NDArray[np.bool_]:
-    """True where a key comes for the first time."""
-    first = np.zeros(keys.size, dtype=np.bool_)
-    first[np.unique(keys, return_index=True)[1]] = True
-    return first
 
 
 def row_keys(rows: pl.DataFrame) -> Keys:

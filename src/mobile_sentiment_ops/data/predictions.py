@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
+from operator import attrgetter
 
 import pyarrow as pa
 
@@ -20,24 +21,15 @@ from mobile_sentiment_ops.types import PredictionRecord
 PREDICTIONS_TABLE = "predictions"
 PREDICTIONS_FORMAT = 1
 
-_TIME = pa.timestamp("us", tz="UTC")
-
+_IDS, _TIMES = ("prediction_id", "request_id", "review_id"), ("event_time", "received_at")
+_TOLD = ("app", "version", "language", "text")
 PREDICTION_SCHEMA = pa.schema(
     {
-        "prediction_id": pa.string(),
-        "request_id": pa.string(),
-        "review_id": pa.string(),
-        "event_time": _TIME,
-        "received_at": _TIME,
-        "model_version": pa.string(),
-        "label": pa.string(),
-        "p_negative": pa.float64(),
-        "p_neutral": pa.float64(),
-        "p_positive": pa.float64(),
-        "app": pa.string(),
-        "version": pa.string(),
-        "language": pa.string(),
-        "text": pa.string(),
+        **dict.fromkeys(_IDS, pa.string()),
+        **dict.fromkeys(_TIMES, pa.timestamp("us", tz="UTC")),
+        **dict.fromkeys(("model_version", "label"), pa.string()),
+        **dict.fromkeys(("p_negative", "p_neutral", "p_positive"), pa.float64()),
+        **dict.fromkeys(_TOLD, pa.string()),
         "format": pa.int16(),
     }
 )
@@ -106,11 +98,7 @@ _PRIVATE = re.compile(
 text costs no more than a plain one."""
 
 
-LOGGED_TEXT: Mapping[str, Callable[[str], str | None]] = {
-    "masked": masked,
-    "hash": text_hash,
-    "off": lambda _text: None,
-}
+LOGGED_TEXT: Mapping[str, Callable[[str], str | None]] = {"masked": masked, "hash": text_hash, "off": lambda _: None}
 """By the setting `api.log_text`: what the log keeps of a text."""
 
 
@@ -118,23 +106,7 @@ def predictions_table(records: Sequence[PredictionRecord]) -> pa.Table:
     """Logged predictions as rows of the predictions table, in PREDICTION_SCHEMA."""
     import polars as pl  # half a second that a server's start does not wait for; pa.array would load pandas
 
-    rows = [
-        (
-            record.prediction_id,
-            record.request_id,
-            record.review_id,
-            record.event_time,
-            record.received_at,
-            record.model_version,
-            record.label.value,
-            *record.probabilities,
-            record.app,
-            record.version,
-            record.language,
-            record.text,
-            PREDICTIONS_FORMAT,
-        )
-        for record in records
-    ]
+    first, last = attrgetter(*_IDS, *_TIMES, "model_version", "label.value"), attrgetter(*_TOLD)
+    rows = [(*first(record), *record.probabilities, *last(record), PREDICTIONS_FORMAT) for record in records]
     frame = pl.DataFrame(rows, pl.Schema(PREDICTION_SCHEMA), orient="row")
     return frame.to_arrow().cast(PREDICTION_SCHEMA)

@@ -22,36 +22,18 @@ TIME = pl.Datetime("us", "UTC")
 
 REVIEW_SCHEMA = pl.Schema(
     {
-        "review_id": pl.Utf8(),
-        "app": pl.Utf8(),
-        "version": pl.Utf8(),
-        "store": pl.Utf8(),
-        "country": pl.Utf8(),
-        "language": pl.Utf8(),
-        "submitted_at": TIME,
-        "updated_at": TIME,
+        **dict.fromkeys(("review_id", "app", "version", "store", "country", "language"), pl.Utf8()),
+        **dict.fromkeys(("submitted_at", "updated_at"), TIME),
         "rating": pl.Int8(),
-        "title": pl.Utf8(),
-        "review_text": pl.Utf8(),
-        "sentiment": pl.Utf8(),
-        "label_source": pl.Utf8(),
+        **dict.fromkeys(("title", "review_text", "sentiment", "label_source"), pl.Utf8()),
     }
 )
 """The canonical review. All but `review_id` and `review_text` may be null; `sentiment` is a given
 label (Negative, Neutral, Positive) and `label_source` says whose it is."""
 
-STORED_SCHEMA = pl.Schema({**REVIEW_SCHEMA, "content_hash": pl.Utf8(), "received_at": TIME, "format": pl.Int16()})
-
-REJECTS_SCHEMA = pl.Schema(
-    {
-        "source": pl.Utf8(),
-        "line": pl.Int64(),
-        "reason": pl.Utf8(),
-        "row": pl.Utf8(),
-        "received_at": TIME,
-        "format": pl.Int16(),
-    }
-)
+_STORED = {"received_at": TIME, "format": pl.Int16()}
+STORED_SCHEMA = pl.Schema({**REVIEW_SCHEMA, "content_hash": pl.Utf8(), **_STORED})
+REJECTS_SCHEMA = pl.Schema({"source": pl.Utf8(), "line": pl.Int64(), "reason": pl.Utf8(), "row": pl.Utf8(), **_STORED})
 
 _STARS_TO_LABEL = {1: 0, 2: 0, 3: 1, 4: 2, 5: 2}
 _NAME_TO_LABEL = {label.value: index for index, label in enumerate(LABELS)}
@@ -63,11 +45,9 @@ def current_reviews(frame: pl.DataFrame) -> pl.DataFrame:
     `frame` holds rows in commit order, and so does the answer. A row without any time is older
     than one with a time.
 
-    >>> rows = pl.DataFrame(
-    ...     {"review_id": ["r1", "r2", "r1"], "review_text": ["Good", "Slow", "Crashes since the update"]}
-    ... )
+    >>> rows = pl.DataFrame({"review_id": ["r1", "r2", "r1"], "review_text": ["Good", "Slow", "Now it crashes"]})
     >>> current_reviews(rows)["review_text"].to_list()
-    ['Slow', 'Crashes since the update']
+    ['Slow', 'Now it crashes']
     """
     times = [pl.col(name) for name in ("updated_at", "submitted_at") if name in frame.columns]
     when = pl.coalesce(times) if times else pl.lit(None)
@@ -87,17 +67,10 @@ def labelled(frame: pl.DataFrame) -> pl.DataFrame:
     A person's label outranks an imported one, which outranks stars (1-2 Negative, 3 Neutral,
     4-5 Positive).
 
-    >>> rows = pl.DataFrame(
-    ...     {
-    ...         "review_id": ["a", "b", "c"],
-    ...         "review_text": ["Great, it ate my money", "Fine", "Hm"],
-    ...         "rating": pl.Series([5, 3, None], dtype=pl.Int8),
-    ...         "sentiment": ["Negative", None, None],
-    ...         "label_source": ["human", None, None],
-    ...     }
-    ... )
-    >>> labelled(rows).select("review_id", "label", "label_source").rows()
-    [('a', 0, 'human'), ('b', 1, 'stars')]
+    >>> rows = [("Great, it ate my money", 5, "Negative", "human"), ("Fine", 3, None, None), ("Hm", None, None, None)]
+    >>> frame = pl.DataFrame(rows, ["review_id", "rating", "sentiment", "label_source"], orient="row")
+    >>> labelled(frame).select("review_id", "label", "label_source").rows()
+    [('Great, it ate my money', 0, 'human'), ('Fine', 1, 'stars')]
     """
     given = pl.col("sentiment").replace_strict(_NAME_TO_LABEL, default=None, return_dtype=pl.Int8)
     stars = pl.col("rating").replace_strict(_STARS_TO_LABEL, default=None, return_dtype=pl.Int8)
