@@ -9,12 +9,12 @@ out of the hash: where the store does not tell it, it is detected, and a better 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mobile_sentiment_ops.data.predictions import text_hash
 from mobile_sentiment_ops.data.reviews import REVIEW_SCHEMA
 
 Keys = npt.NDArray[np.uint64]
@@ -36,10 +36,10 @@ def identify(reviews: pl.DataFrame) -> pl.DataFrame:
     """
     nameless = reviews["review_id"].is_null()
     if nameless.any():
-        made = pl.Series([f"text-{_digest(text)}" for text in _joined(reviews.filter(nameless), _IDENTITY)])
+        made = pl.Series([f"text-{text_hash(text)}" for text in _joined(reviews.filter(nameless), _IDENTITY)])
         ids = reviews["review_id"].scatter(nameless.arg_true(), made)
         reviews = reviews.with_columns(ids)
-    hashes = [_digest(text) for text in _joined(reviews, _CONTENT)]
+    hashes = [text_hash(text) for text in _joined(reviews, _CONTENT)]
     return reviews.with_columns(pl.Series("content_hash", hashes, dtype=pl.Utf8()))
 
 
@@ -51,10 +51,6 @@ def _joined(reviews: pl.DataFrame, columns: list[str]) -> list[str]:
         if name in columns
     ]
     return reviews.select(pl.concat_str(parts, separator="\0")).to_series().to_list()
-
-
-def _digest(text: str) -> str:
-    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class KeySet:

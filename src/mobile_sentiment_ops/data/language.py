@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import re
 import tomllib
-from bisect import bisect
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
@@ -26,11 +26,7 @@ MAX_CHARS = 300
 """The start of a text is enough."""
 
 _TABLES = tomllib.loads(files(__package__).joinpath("language.toml").read_text("utf-8"))
-_SCRIPTS = sorted(
-    (*(int(end, 16) for end in span.split("-")), script)
-    for script, spans in _TABLES["scripts"].items()
-    for span in spans
-)
+_SCRIPTS: dict[str, str] = _TABLES["scripts"]
 _LANGUAGES: dict[str, list[str]] = _TABLES["languages"]
 _COMMON_WORDS = {language: frozenset(words.split()) for language, words in _TABLES["common"].items()}
 
@@ -58,17 +54,13 @@ def _detect(text: str) -> str | None:
 def _script(text: str) -> str | None:
     """The script of at least a third of the letters that is not Latin; else Latin; else None."""
     other = [] if text.isascii() else _OTHER_LETTER.findall(text)
-    counts = Counter(script for char in other if (script := _script_of(ord(char))) is not None)
+    names = (unicodedata.name(char, "").partition(" ")[0] for char in other)
+    counts = Counter(_SCRIPTS[name] for name in names if name in _SCRIPTS)
     if counts:
         script, count = min(counts.items(), key=lambda found: (-found[1], found[0]))
         if count >= (counts.total() + len(_LATIN_LETTER.findall(text))) / 3:
             return "ja" if script == "zh" and "ja" in counts else script
     return "latin" if _LATIN_LETTER.search(text) else None
-
-
-def _script_of(code: int) -> str | None:
-    first, last, script = _SCRIPTS[max(bisect(_SCRIPTS, (code, 0x110000, "")) - 1, 0)]
-    return script if first <= code <= last else None
 
 
 _LATIN_LETTER = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")

@@ -73,8 +73,16 @@ def quality(reviews: pl.DataFrame) -> QualityReport:
     texts = reviews.tail(MAX_TEXTS)
     texts = texts.with_columns(pl.Series("key", [duplicate_key(text) for text in texts["review_text"]], pl.Utf8()))
     findings = (
-        *(_missing(reviews[column], limit) for column, limit in MAX_MISSING.items()),
-        _duplicates(texts["key"]),
+        *(
+            _share(f"missing/{column}", reviews[column].is_null(), limit, f"the reviews have no {column}")
+            for column, limit in MAX_MISSING.items()
+        ),
+        _share(
+            "duplicate_share",
+            ~texts["key"].is_first_distinct(),
+            MAX_DUPLICATE_SHARE,
+            "the texts repeat an earlier one, case and signs aside",
+        ),
         _near_duplicates(texts["key"]),
         _contradicting_labels(texts),
         _contradicting_words(texts),
@@ -84,23 +92,12 @@ def quality(reviews: pl.DataFrame) -> QualityReport:
     return QualityReport(reviews.height, findings, _languages(reviews["language"]))
 
 
-def _share(mask: pl.Series) -> float | None:
-    return float(mask.mean()) if mask.len() else None  # type: ignore[arg-type]
-
-
-def _missing(column: pl.Series, limit: float) -> Finding:
-    share = _share(column.is_null())
-    return Finding(f"missing/{column.name}", share, limit, f"{_percent(share)} of the reviews have no {column.name}")
-
-
-def _duplicates(keys: pl.Series) -> Finding:
-    share = _share(~keys.is_first_distinct())
-    sentence = f"{_percent(share)} of the texts repeat an earlier one, case and signs aside"
-    return Finding("duplicate_share", share, MAX_DUPLICATE_SHARE, sentence)
-
-
-def _percent(share: float | None) -> str:
-    return "an unknown part" if share is None else f"{share:.1%}"
+def _share(name: str, odd: pl.Series, limit: float, of_what: str, *, nothing: str = "there are no reviews") -> Finding:
+    """The share of what is odd; it has no value where there is nothing to look at."""
+    if not odd.len():
+        return Finding(name, None, limit, nothing)
+    share = float(odd.fill_null(False).mean())  # type: ignore[arg-type]
+    return Finding(name, share, limit, f"{share:.1%} of {of_what}")
 
 
 # --- near duplicates
@@ -112,9 +109,9 @@ def _near_duplicates(keys: pl.Series) -> Finding:
     """MinHash over pairs of neighbouring words of the distinct texts that have at least 5 words."""
     words = keys.unique(maintain_order=True).str.split(" ")
     words = words.filter(words.list.len() > BURST_WORDS)
-    share = float(_has_near_duplicate(words).mean()) if words.len() else None
-    sentence = f"{_percent(share)} of the distinct longer texts are nearly the same as another"
-    return Finding("near_duplicate_share", share, MAX_NEAR_DUPLICATE_SHARE, sentence)
+    near = pl.Series(_has_near_duplicate(words)) if words.len() else pl.Series([], dtype=pl.Boolean())
+    of_what, nothing = "the distinct longer texts are nearly the same as another", "there are no longer texts"
+    return _share("near_duplicate_share", near, MAX_NEAR_DUPLICATE_SHARE, of_what, nothing=nothing)
 
 
 def _has_near_duplicate(words: pl.Series) -> npt.NDArray[np.bool_]:
@@ -144,11 +141,8 @@ def _has_near_duplicate(words: pl.Series) -> npt.NDArray[np.bool_]:
 def _contradicting_labels(reviews: pl.DataFrame) -> Finding:
     both = reviews.filter(pl.col("sentiment").is_not_null(), pl.col("rating").is_not_null())
     against = _opposite(both["sentiment"] == Label.POSITIVE.value, both["sentiment"] == Label.NEGATIVE.value, both)
-    share = _share(against)
-    sentence = f"{_percent(share)} of the given labels contradict their stars"
-    if share is None:
-        sentence = "no review has both a given label and stars"
-    return Finding("contradiction/labels", share, MAX_CONTRADICTION_SHARE, sentence)
+    of_what, nothing = "the given labels contradict their stars", "no review has both a given label and stars"
+    return _share("contradiction/labels", against, MAX_CONTRADICTION_SHARE, of_what, nothing=nothing)
 
 
 def _contradicting_words(reviews: pl.DataFrame) -> Finding:
@@ -156,11 +150,9 @@ def _contradicting_words(reviews: pl.DataFrame) -> Finding:
     texts = reviews["review_text"].str.to_lowercase()
     positive, negative = (texts.str.contains_any(STRONG_WORDS[label]) for label in (Label.POSITIVE, Label.NEGATIVE))
     clear = (positive != negative) & reviews["rating"].is_not_null()
-    share = _share(_opposite(positive.filter(clear), negative.filter(clear), reviews.filter(clear)))
-    sentence = f"{_percent(share)} of the texts with strong words contradict their stars"
-    if share is None:
-        sentence = "no review has both strong words and stars"
-    return Finding("contradiction/words", share, MAX_CONTRADICTION_SHARE, sentence)
+    against = _opposite(positive.filter(clear), negative.filter(clear), reviews.filter(clear))
+    of_what, nothing = "the texts with strong words contradict their stars", "no review has both strong words and stars"
+    return _share("contradiction/words", against, MAX_CONTRADICTION_SHARE, of_what, nothing=nothing)
 
 
 def _opposite(positive: pl.Series, negative: pl.Series, reviews: pl.DataFrame) -> pl.Series:
