@@ -113,9 +113,30 @@ class Gate(Section):
     """When a candidate may replace the champion."""
 
     min_gain: float = Field(0.0, description="least macro-F1 gain that the lower end of the interval must exceed")
-    confidence: Share = Field(0.95, description="coverage of the intervals")
+    confidence: Share = Field(
+        0.95,
+        description="coverage of all intervals on the same test rows together; half of the rest is wrong promotions",
+    )
     bootstrap_samples: int = Field(1_000, ge=100, description="resamples of the paired bootstrap")
-    min_test_rows: int = Field(200, ge=10, description="fewest rows a verdict may rest on")
+    min_test_rows: int = Field(
+        2_000, ge=10, description="fewest rows a verdict may rest on, or half of all labelled reviews"
+    )
+    expected_gain: float = Field(
+        0.0125, gt=0, description="the gain that a better model may have: what the labels needed are counted for"
+    )
+    margin: Share = Field(0.01, description="loss that counts as none, of macro-F1 and of right answers")
+    equal_may_replace: bool = Field(
+        False, description="promote what is within the margin and cheaper or mends a behaviour test"
+    )
+    max_slice_loss: Share = Field(0.05, description="F1 that a label, an app, a language or a version may lose")
+    max_ece: Share = Field(0.1, description="how far confidence may be off (ECE), if it was not before")
+    max_ece_rise: Share = Field(0.02, description="how much more than the champion's it may be off then")
+    max_us_per_review: float = Field(1_000.0, gt=0, description="CPU time for a review in a batch, in microseconds")
+    max_model_mb: float = Field(256.0, gt=0, description="size of a model's files")
+    max_behaviour_loss: Share = Field(
+        0.25, description="share of a behaviour test that may be lost to the champion; 1: behaviour never decides"
+    )
+    behaviour_file: str = Field("", description="file with behaviour tests of your own (docs/gate.md)")
 
 
 DemoEventKind = Literal["bad_release", "new_language", "new_slang", "spam", "bombing", "new_meaning"]

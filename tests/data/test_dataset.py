@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mobile_sentiment_ops.data.dataset import (
     COLUMNS,
     MIN_ROWS,
-    MIN_UNSEEN_ROWS,
     Dataset,
+    Manifest,
     build_dataset,
     check_leakage,
     read_manifest,
@@ -54,6 +54,8 @@ def build(
     max_test_rows: int = 1000,
     seed: int = 0,
     not_before: datetime | None = None,
+    min_test_rows: int = 1,
+    judged: Manifest | None = None,
 ) -> Dataset:
     return build_dataset(
         rows,
@@ -62,6 +64,8 @@ def build(
         max_test_rows=max_test_rows,
         seed=seed,
         not_before=not_before,
+        min_test_rows=min_test_rows,
+        judged=judged,
         source="reviews, version 3",
     )
 
@@ -159,11 +163,69 @@ def test_the_test_rows_begin_after_what_the_champion_was_trained_on() -> None:
     assert sizes(earlier) == (1440, 160, 400)
 
 
-def test_a_start_that_leaves_too_few_rows_is_waived() -> None:
+def test_what_the_champion_learned_never_judges_however_few_rows_are_left() -> None:
     rows = reviews(*hourly(2000))
-    enough = START + timedelta(hours=2000 - MIN_UNSEEN_ROWS)
-    assert sizes(build(rows, not_before=enough))[2] == MIN_UNSEEN_ROWS
-    assert sizes(build(rows, not_before=enough + timedelta(hours=1)))[2] == 400
+    assert sizes(build(rows, not_before=START + timedelta(hours=1990))) == (1791, 199, 10)
+    with pytest.raises(
+        TooFewRows, match=r"none is left for the part 'test'; .* reviews from 2025-09-01 on, which judge"
+    ):
+        build(rows, not_before=START + timedelta(days=92))
+
+
+def test_the_newest_share_judges_but_at_least_so_many_and_at_most_half() -> None:
+    rows = reviews(*hourly(1000))
+    assert [sizes(build(rows, min_test_rows=least))[2] for least in (100, 300, 5000)] == [200, 300, 500]
+
+
+# --- rows that judged before
+
+
+def judged(dataset: Dataset) -> Manifest:
+    return read_manifest(dataset.manifest)
+
+
+def test_rows_that_judged_judge_again_until_enough_newer_ones_have_come() -> None:
+    first = build(reviews(*hourly(1000)), min_test_rows=200)
+    few, enough = (
+        build(reviews(*hourly(count)), min_test_rows=200, judged=judged(first), not_before=START + timedelta(hours=800))
+        for count in (1199, 1200)
+    )
+    assert few.test_fingerprint == first.test_fingerprint != enough.test_fingerprint
+    assert few.train.equals(first.train)
+    assert sizes(enough) == (864, 96, 240)
+
+
+def test_half_of_few_reviews_is_enough_to_judge_anew() -> None:
+    first = build(reviews(*hourly(100)), min_test_rows=2000)
+    again, anew = (build(reviews(*hourly(count)), min_test_rows=2000, judged=judged(first)) for count in (198, 199))
+    assert (sizes(first)[2], sizes(again)[2], sizes(anew)[2]) == (50, 50, 99)
+
+
+def test_a_kept_row_keeps_its_text_and_takes_its_new_label() -> None:
+    first = build(reviews(*hourly(100)), min_test_rows=20)
+    rows = hourly(110)
+    rows[105]["review_text"] = "REVIEW number 99!"
+    rows[98] |= {"sentiment": "Negative", "label_source": "human"}
+    again = build(reviews(*rows), min_test_rows=20, judged=judged(first))
+    assert again.test_fingerprint == first.test_fingerprint
+    assert again.test.filter(pl.col("review_id") == "r0098")["label"].to_list() == [0]
+    assert "r0105" not in again.train["review_id"]
+
+
+def test_rows_that_another_champion_learned_from_judge_no_more() -> None:
+    first = build(reviews(*hourly(100)), min_test_rows=20)
+    later = START + timedelta(hours=90)
+    again = build(reviews(*hourly(110)), min_test_rows=20, judged=judged(first), not_before=later)
+    assert again.test["submitted_at"].min() == later
+
+
+def test_rows_without_times_judge_again_until_enough_others_have_come() -> None:
+    first = build(reviews(*hourly(100, submitted_at=None)), min_test_rows=20)
+    few, enough = (
+        build(reviews(*hourly(count, submitted_at=None)), min_test_rows=20, judged=judged(first))
+        for count in (119, 120)
+    )
+    assert few.test_fingerprint == first.test_fingerprint != enough.test_fingerprint
 
 
 def test_building_again_keeps_the_test_rows_of_a_small_dataset() -> None:
@@ -177,7 +239,7 @@ def test_too_few_texts_make_no_dataset() -> None:
     assert sum(sizes(build(reviews(*hourly(MIN_ROWS))))) == MIN_ROWS
     with pytest.raises(TooFewRows, match=r"version 3: 60 reviews hold 29 distinct texts with a label, expected.* 30;"):
         build(reviews(*hourly(29), *({"review_id": f"s{n}", "review_text": f"Hm {n}"} for n in range(31))))
-    with pytest.raises(TooFewRows, match="none is left for the part 'validation'"):
+    with pytest.raises(TooFewRows, match=r"none is left for the part 'validation'"):
         build(reviews(*hourly(100)), test_share=1.0)
 
 

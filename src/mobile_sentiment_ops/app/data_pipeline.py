@@ -30,7 +30,7 @@ from mobile_sentiment_ops.data.reviews import (
     current_reviews,
 )
 from mobile_sentiment_ops.data.validation import Checked, check
-from mobile_sentiment_ops.errors import FormatTooNew, UnreadableFile
+from mobile_sentiment_ops.errors import FormatTooNew, NotFound, UnreadableFile
 from mobile_sentiment_ops.ports import Clock, Datasets, Files, Tables
 from mobile_sentiment_ops.settings import Ingest, Training
 from mobile_sentiment_ops.types import IngestReport
@@ -175,20 +175,42 @@ class DataHandler:
             )
         return rows.select(STORED_SCHEMA.names())
 
-    def build_dataset(self, training: Training, not_before: datetime | None = None) -> Dataset:
-        """Split the labelled reviews of now by time, and keep the manifest of who is where."""
+    def build_dataset(
+        self,
+        training: Training,
+        *,
+        min_test_rows: int = 1,
+        not_before: datetime | None = None,
+        judged: str | None = None,
+    ) -> Dataset:
+        """Split the labelled reviews of now by time, and keep the manifest of who is where.
+
+        The test rows of the kept dataset `judged` judge again until enough newer ones have come.
+        """
         version = self._tables.version(REVIEWS_TABLE)
         dataset = build_dataset(
             self.reviews(),
             test_share=training.test_share,
             validation_share=training.validation_share,
+            min_test_rows=min_test_rows,
             max_test_rows=training.max_test_rows,
             seed=training.seed,
             not_before=not_before,
+            judged=self._judged(judged),
             source=f"{REVIEWS_TABLE}, version {version}",
         )
         self._datasets.put(dataset.fingerprint, dataset.manifest)
         return dataset
+
+    def _judged(self, fingerprint: str | None) -> Manifest | None:
+        """A kept dataset whose rows judged; None when it is not kept any more."""
+        if fingerprint is None:
+            return None
+        try:
+            return self.dataset(fingerprint)
+        except NotFound as err:
+            log.warning("test rows cannot be kept, others judge", error=str(err))
+            return None
 
     def datasets(self) -> list[str]:
         """Fingerprints of the kept datasets, oldest first."""

@@ -24,6 +24,7 @@ from functools import partial
 import numpy as np
 import structlog
 
+from mobile_sentiment_ops.app.comparison import judge
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.long_work import LEASE_SECONDS, alone, close_lost_jobs, sigterm_raises
 from mobile_sentiment_ops.app.model_files import open_bundle
@@ -35,9 +36,10 @@ from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.models.plots import evaluation_artifacts
 from mobile_sentiment_ops.models.training import train
 from mobile_sentiment_ops.ports import Bundles, Clock, Launcher, Registry, State, TrainingRun
+from mobile_sentiment_ops.registry.behaviour import load_suite
 from mobile_sentiment_ops.registry.bundle import Bundle, pack_bundle
 from mobile_sentiment_ops.registry.checks import check_model
-from mobile_sentiment_ops.registry.gate import GateLimits, compare
+from mobile_sentiment_ops.registry.spending import Look, first_look, judged_rows, next_look
 from mobile_sentiment_ops.registry.transitions import ENDED
 from mobile_sentiment_ops.settings import Gate, Training
 from mobile_sentiment_ops.types import (
@@ -195,29 +197,48 @@ class MLOpsHandler:
         with alone(self._state, LEASE, self._holder, patience_seconds=patience_seconds, waiting=waiting) as lease:
             self.reconcile(but=job_id)
             progress("building the dataset", 0.0)
-            dataset = self._data.build_dataset(self._training, not_before=self._test_from())
+            judged = judged_rows(self._state.ledger())
+            dataset = self._data.build_dataset(
+                self._training,
+                min_test_rows=self._gate.min_test_rows,
+                not_before=self._test_from(),
+                judged=judged.dataset if judged else None,
+            )
+            alpha = (1 - self._gate.confidence) / 2
+            look = first_look(judged, dataset.test_fingerprint, alpha=alpha, candidates=len(names))
             verdicts = []
             for done, name in enumerate(names):
                 start, end = (0.05 + 0.95 * (done + part) / len(names) for part in (0, 1))
-                verdicts.append(self._try_candidate(name, dataset, lease, _within(progress, start, end)))
+                verdict = self._try_candidate(name, dataset, look, lease, _within(progress, start, end))
+                verdicts.append(verdict)
+                promoted, left = verdict.outcome is Outcome.PROMOTE, max(len(names) - done - 1, 1)
+                look = next_look(look, promoted=promoted, alpha=alpha, candidates=left)
             return verdicts
 
-    def _try_candidate(self, kind: str, dataset: Dataset, lease: Lease, progress: Progress) -> Verdict:
+    def _try_candidate(self, kind: str, dataset: Dataset, look: Look, lease: Lease, progress: Progress) -> Verdict:
         """Train, compare on the same rows as the champion, record, and promote when it is better."""
         progress(f"training {kind} on {dataset.train.height + dataset.validation.height} reviews", 0.0)
         candidate = self._train(kind, dataset)
         check_model(candidate.model)
         progress(f"comparing {kind} with the champion on {dataset.test.height} newer reviews", 0.6)
         champion = self._state.champion()
-        verdict = self._compare(candidate, champion, dataset)
+        verdict = self._compare(candidate, champion, dataset, look)
         progress(f"recording {kind}", 0.7)
         version = self._record(candidate, verdict, dataset)
-        figures = {"dataset": dataset.fingerprint, "measured": dict(verdict.measured), "limits": dict(verdict.limits)}
+        promoted = verdict.outcome is Outcome.PROMOTE
+        figures = {
+            "dataset": dataset.fingerprint,
+            "measured": dict(verdict.measured),
+            "limits": dict(verdict.limits),
+            "reasons": list(verdict.reasons),
+            "test": look.figures(promoted=promoted or champion is None),
+        }
         decision = Decision("verdict", version.version, "gate", verdict.summary, figures)
-        if verdict.outcome is Outcome.PROMOTE:
-            promote = Decision("promote", version.version, "gate", verdict.summary, figures)
+        if promoted:
             token = champion.token if champion else 0
-            champion = self._state.change_champion(version, promote, expected_token=token, fence=lease)
+            champion = self._state.change_champion(
+                version, replace(decision, action="promote"), expected_token=token, fence=lease
+            )
             self._project_aliases(champion)
         else:
             self._state.decide(decision)
@@ -251,28 +272,18 @@ class MLOpsHandler:
             self._clock.now(),
         )
 
-    def _compare(self, candidate: Candidate, champion: Champion | None, dataset: Dataset) -> Verdict:
+    def _compare(self, candidate: Candidate, champion: Champion | None, dataset: Dataset, look: Look) -> Verdict:
         bundle = self._champion_bundle(champion)
-        rival = None
-        if bundle is not None:
-            texts, ratings = dataset.test["review_text"].to_list(), dataset.test["rating"].to_list()
-            rival = bundle.model.decide(bundle.model.probabilities(texts, ratings))
-        kind = kind_named(candidate.kind)
-        verdict = compare(
-            dataset.test["label"].to_numpy(),
-            candidate.decisions,
-            rival,
-            candidate=kind.title,
-            champion=f"version {champion.version} ({kind_named(champion.kind).title})" if champion and bundle else None,
-            limits=GateLimits.of(self._gate),
+        return judge(
+            candidate.model,
+            bundle.model if bundle else None,
+            dataset,
+            champion_version=champion.version if champion else None,
+            suite=load_suite(self._gate.behaviour_file),
+            gate=self._gate,
+            look=look,
             seed=self._training.seed,
         )
-        if not kind.candidate:
-            return replace(verdict, outcome=Outcome.REJECT, reasons=(_baseline(kind),), summary=_baseline(kind))
-        if champion is not None and bundle is None:
-            lost = f"Version {champion.version}, the champion, cannot be opened any more."
-            return replace(verdict, reasons=(lost, *verdict.reasons), summary=f"{lost} {verdict.summary}")
-        return verdict
 
     def _record(self, candidate: Candidate, verdict: Verdict, dataset: Dataset) -> ModelVersion:
         kind = kind_named(candidate.kind)

@@ -18,6 +18,7 @@ import polars as pl
 
 from mobile_sentiment_ops.data.manifest import (
     MANIFEST_FORMAT,
+    MANIFEST_SCHEMA,
     SPLITS,
     Manifest,
     ManifestDiff,
@@ -44,9 +45,6 @@ __all__ = [
 MIN_ROWS = 30
 """Distinct labelled texts below which nothing is built."""
 
-MIN_UNSEEN_ROWS = 200
-"""Rows after `not_before` below which it is waived."""
-
 COLUMNS = (
     *("review_id", "content_hash", "app", "version", "language", "submitted_at", "rating"),
     *("review_text", "label", "label_source"),
@@ -64,6 +62,11 @@ class Dataset:
     fingerprint: str
     manifest: bytes
     source: str
+
+    @property
+    def test_fingerprint(self) -> str:
+        """What names the test rows, whatever trains: a hash of their ids."""
+        return blake2b("\0".join(sorted(self.test["review_id"])).encode(), digest_size=16).hexdigest()
 
     def summary(self) -> dict[str, object]:
         """The figures that runs and model cards record; times are ISO text, None where there are none."""
@@ -100,51 +103,86 @@ def build_dataset(
     seed: int,
     not_before: datetime | None,
     source: str,
+    min_test_rows: int = 1,
+    judged: Manifest | None = None,
 ) -> Dataset:
     """The labelled ones among stored reviews, split by time so that no text is in two parts.
 
     A text that several reviews share is kept once, as its latest review; so what occurs in the test
     rows is in no other part, and no score is raised by an answer learned by heart. Of the distinct
-    texts the newest `test_share` judge the model, the newest `validation_share` of those before them
-    validate, the others train. Reviews of one moment stay together where that keeps a part within
-    half of the size asked for; else, and where no review has a time, chance decides by `seed`. A
-    review without a time is older than all others.
+    texts the newest `test_share` judge the model, at least `min_test_rows` but at most half of all; the
+    newest `validation_share` of those before them validate, the others train. Reviews of one moment stay
+    together where that keeps a part within half of the size asked for; else, and where no review has a time,
+    chance decides by `seed`. A review without a time is older than all others.
 
-    Nothing that the champion may have learned should judge it: the test rows begin at `not_before`
-    at the earliest (where the champion's own test rows began). When fewer than MIN_UNSEEN_ROWS would
-    be left of them, they begin where `test_share` says, and the champion has an advantage that a
-    candidate must overcome. Beyond `max_test_rows` a sample by `seed` judges, over the whole period;
-    the reviews left out of it train nothing, as they are not earlier than those that judge.
+    The test rows of `judged`, the dataset of the last verdict, judge again until `min_test_rows` (or half of all)
+    newer ones have come: rows that change with every training would let the luckiest rows choose the model. What
+    is newer than the first of them trains nothing.
+
+    Nothing that the champion may have learned judges it: the test rows begin at `not_before` at the earliest
+    (where the champion's own test rows began). Beyond `max_test_rows` a sample by `seed` judges, over the whole
+    period; the reviews left out of it train nothing, as they are not earlier than those that judge.
 
     The same current reviews in any order make the same dataset. Raises TooFewRows for fewer than MIN_ROWS
     distinct texts, or when a part would be empty.
     """
     known = labelled(reviews)
     draws = [_draw(review_id, seed) for review_id in known["review_id"]]
+    before = judged.rows if judged is not None else pl.DataFrame(schema=MANIFEST_SCHEMA)
     rows = (
-        known.with_columns(text_keys(known["review_text"]), pl.Series("draw", draws, dtype=pl.UInt64()))
-        .sort("submitted_at", "draw", nulls_last=False)
+        known.with_columns(
+            text_keys(known["review_text"]),
+            pl.Series("draw", draws, dtype=pl.UInt64()),
+            known["review_id"].is_in(before.filter(pl.col("split") == "test")["review_id"].implode()).alias("judged"),
+        )
+        .sort("judged", "submitted_at", "draw", nulls_last=False)
         .unique("text_key", keep="last", maintain_order=True)
+        .sort("submitted_at", "draw", nulls_last=False)
     )
     if rows.height < MIN_ROWS:
         raise TooFewRows(
             f"{source}: {reviews.height} reviews hold {rows.height} distinct texts with a label, expected at least "
             f"{MIN_ROWS}; take in more with `mso ingest`, with a rating or a sentiment each"
         )
-    begin = _begin(rows["submitted_at"], test_share)
-    if not_before is not None:
-        unseen = int((rows["submitted_at"] >= not_before).sum())
-        if unseen >= min(MIN_UNSEEN_ROWS, rows.height - begin):
-            begin = max(begin, rows.height - unseen)
-    earlier, test = rows[:begin], rows[begin:]
+    fewest = min(min_test_rows, rows.height // 2)
+    if (kept := _kept_rows(rows, before, not_before)) is not None and kept.newer < fewest:
+        earlier, test = rows[: kept.begin], rows.filter("judged")
+    else:
+        begin = _begin(rows["submitted_at"], max(test_share, fewest / rows.height))
+        if not_before is not None:
+            begin = max(begin, rows.height - int((rows["submitted_at"] >= not_before).sum()))
+        earlier, test = rows[:begin], rows[begin:].sort("draw").head(max_test_rows)
     middle = _begin(earlier["submitted_at"], validation_share)
-    parts = {"train": earlier[:middle], "validation": earlier[middle:], "test": test.sort("draw").head(max_test_rows)}
+    parts = {"train": earlier[:middle], "validation": earlier[middle:], "test": test}
     if empty := [name for name, part in parts.items() if not part.height]:
         raise TooFewRows(
             f"{source}: of {rows.height} distinct labelled texts none is left for the part {empty[0]!r}; expected a "
             f"training.test_share and a training.validation_share between 0 and 1 that leave some for each part"
+            + ("" if not_before is None else f", and labelled reviews from {not_before:%Y-%m-%d} on, which judge")
         )
     return _dataset(parts, source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Where rows that judged before begin among all rows, and how many rows have come that are newer than they."""
+
+    begin: int
+    newer: int
+
+
+def _kept_rows(rows: pl.DataFrame, before: pl.DataFrame, not_before: datetime | None) -> _Kept | None:
+    """None when no row judged before, or when the champion may have learned from some of them."""
+    at = np.flatnonzero(rows["judged"].to_numpy())
+    if not at.size:
+        return None
+    times = rows["submitted_at"]
+    first, last = times[int(at[0])], times[int(at[-1])]
+    if not_before is not None and (first is None or first < not_before):
+        return None
+    came = ~pl.col("review_id").is_in(before["review_id"].implode())
+    newer = came if last is None else came & (pl.col("submitted_at") > last)
+    return _Kept(int(at[0]), rows.filter(newer).height)
 
 
 def _draw(review_id: str, seed: int) -> int:

@@ -1,0 +1,134 @@
+"""Behaviour tests: what a model must do on texts that were made for it, whatever its figures say.
+
+    invariance   texts that differ in a name, a brand or a typo get the same label
+    direction    a change moves the probability of a label the way it should: "not good", "very slow"
+    minimum      plain texts get the label that anyone would give
+
+They are data (`behaviour.toml`): texts with {slots}, filled with each combination of their words. A file of one's
+own adds tests, and replaces those of the same name.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mobile_sentiment_ops.errors import SettingsError
+from mobile_sentiment_ops.models.model import SentimentModel
+from mobile_sentiment_ops.types import LABELS, Label
+
+Suite = tuple["BehaviourTest", ...]
+
+
+class BehaviourTest(BaseModel):
+    """One test: texts in groups, each a text followed by its variants (invariance, direction) or alone (minimum)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    kind: Literal["invariance", "direction", "minimum"]
+    min_pass: float = Field(ge=0, le=1)
+    texts: tuple[tuple[str, ...], ...] = Field(min_length=1)
+    words: dict[str, tuple[str, ...]] = {}
+    label: Label | None = None
+    language: str | None = None
+    """The test counts where reviews of this language judge; None: everywhere."""
+    by: float = 0.0
+    """How far a change must move the probability, at least; below 0: how far it may move the other way."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> BehaviourTest:
+        if (self.kind == "invariance") != (self.label is None):
+            raise ValueError("a label is what direction and minimum ask for, and invariance does not")
+        least = 1 if self.kind == "minimum" or self.words else 2
+        if any(len(group) < least for group in self.texts):
+            raise ValueError("a text to compare with is missing: each entry of texts is [text, variant, ...]")
+        if unknown := {slot for group in self.texts for text in group for slot in _SLOT.findall(text)} - {*self.words}:
+            raise ValueError(f"no words for {{{min(unknown)}}}")
+        return self
+
+    def groups(self) -> list[tuple[str, ...]]:
+        """The texts with their slots filled.
+
+        In an invariance test all fillings of a text are one group; else each filling is a group of its own.
+
+        >>> words = {"name": ("Tavo", "Mirel")}
+        >>> same = BehaviourTest(name="n", kind="invariance", min_pass=1, texts=(("{name} helped me",),), words=words)
+        >>> same.groups()
+        [('Tavo helped me', 'Mirel helped me')]
+        """
+        found = []
+        for group in self.texts:
+            slots = sorted({slot for text in group for slot in _SLOT.findall(text)})
+            fillings = [
+                tuple(text.format(**dict(zip(slots, filling, strict=True))) for text in group)
+                for filling in itertools.product(*(self.words[slot] for slot in slots))
+            ]
+            found += [tuple(itertools.chain(*fillings))] if self.kind == "invariance" else fillings
+        return found
+
+
+_SLOT = re.compile(r"\{(\w+)\}")
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1]
+    test: tuple[BehaviourTest, ...]
+
+
+def load_suite(own: str = "") -> Suite:
+    """The package's tests and those of a file of one's own; SettingsError says what is wrong with it."""
+    tests = {test.name: test for test in _read(files(__package__).joinpath("behaviour.toml").read_text("utf-8"), "")}
+    if own:
+        try:
+            text = Path(own).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as err:
+            raise SettingsError(f"gate.behaviour_file: {own} cannot be read ({err}); expected a TOML file") from err
+        tests |= {test.name: test for test in _read(text, own)}
+    return tuple(tests.values())
+
+
+def _read(text: str, file: str) -> Iterable[BehaviourTest]:
+    try:
+        return _File.model_validate(tomllib.loads(text)).test
+    except tomllib.TOMLDecodeError as err:
+        raise SettingsError(f"gate.behaviour_file: {file} is no TOML: {err}") from err
+    except ValidationError as err:
+        fault = err.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise SettingsError(
+            f"gate.behaviour_file: {file}: {place}: {fault['msg'].lower()}; docs/gate.md shows a test"
+        ) from err
+
+
+def pass_shares(model: SentimentModel, suite: Suite) -> Mapping[str, float]:
+    """The share of its cases that a model passes, by test; a case is a text or a variant of one."""
+    groups = {test.name: test.groups() for test in suite}
+    texts = sorted({text for cases in groups.values() for text in itertools.chain(*cases)})
+    if not texts:
+        return {}
+    place = {text: at for at, text in enumerate(texts)}
+    probabilities = model.probabilities(texts)
+    decided = model.decide(probabilities)
+    shares = {}
+    for test in suite:
+        at = [[place[text] for text in group] for group in groups[test.name]]
+        if test.kind == "minimum":
+            passed = [decided[row] == LABELS.index(Label(test.label or "")) for group in at for row in group]
+        elif test.kind == "invariance":
+            passed = [decided[row] == decided[group[0]] for group in at for row in group[1:]]
+        else:
+            wanted = probabilities[:, LABELS.index(Label(test.label or ""))]
+            passed = [wanted[row] >= wanted[group[0]] + test.by for group in at for row in group[1:]]
+        shares[test.name] = float(np.mean(passed))
+    return shares
