@@ -6,7 +6,8 @@ SHELL := /bin/sh
 PYTHON ?=
 DATA ?=
 
-HASH := $(shell { cat requirements/*.txt pyproject.toml; pwd; } | cksum | cut -d' ' -f1)
+KERNEL := src/mobile_sentiment_ops/models/_kernel
+HASH := $(shell { cat requirements/*.txt pyproject.toml setup.py $(KERNEL).c; pwd; } | cksum | cut -d' ' -f1)
 UV := .setup/bin/uv
 BIN := .venv/bin
 UV_READY := .setup/ready-$(shell cksum < requirements/setup.txt | cut -d' ' -f1)
@@ -62,7 +63,7 @@ wheel: $(UV_READY) ## the package as dist/*.whl and its source
 	$(UV) build --build-constraints requirements/setup.txt --require-hashes
 
 clean: ## remove environments, caches and what was built; the data in workspace/ stays
-	rm -rf .venv .setup build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .setup build dist src/*.egg-info $(KERNEL).*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments

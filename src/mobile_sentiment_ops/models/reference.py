@@ -1,0 +1,110 @@
+"""What `_kernel.c` computes, in Python: it says what is right, and serves where no kernel was built."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Final
+
+import numpy as np
+
+from mobile_sentiment_ops.errors import DataError
+from mobile_sentiment_ops.models.kernel import TABLE, Counted, Grams
+
+SEPARATOR, DROPPED, WORD, UNSPACED, EMOJI, CLASSES = range(6)
+_BLOCK: Final = 64
+_BLOCKS: Final = 0x110000 // _BLOCK
+_HEAD: Final = 32
+_BLOCK_OF = struct.unpack_from(f"<{_BLOCKS}H", TABLE, _HEAD)
+_COUNT, _WORDS = struct.unpack_from("<II", TABLE, _HEAD + 2 * _BLOCKS)
+_ENTRIES = struct.unpack_from(f"<{_COUNT * _BLOCK}H", TABLE, _HEAD + 2 * _BLOCKS + 8)
+_FOLDED = struct.unpack(f"<{_WORDS}I", TABLE[-4 * _WORDS :])
+
+_START, _END = "\x02", "\x03"
+_WORDS_SEED, _CHARACTERS_SEED = 0x243F6A88, 0x85A308D3
+_ALL = 0xFFFFFFFF
+
+
+def folded(point: int) -> Iterator[tuple[int, int]]:
+    """The code points that this one becomes, each with its class.
+
+    >>> [chr(part) for part, _ in folded(0x130)]
+    ['i']
+    """
+    entry = _ENTRIES[_BLOCK_OF[point // _BLOCK] * _BLOCK + point % _BLOCK]
+    if entry < CLASSES:
+        yield point, entry
+        return
+    for at in range(entry - CLASSES, len(_FOLDED)):
+        yield _FOLDED[at] & 0xFFFFFF, _FOLDED[at] >> 24 & 0x7F
+        if _FOLDED[at] >> 31:
+            return
+
+
+def tokens(text: str) -> list[str]:
+    """The tokens of a text, folded and in order.
+
+    >>> tokens("Café, don't!"), tokens("ดีมาก")
+    (['cafe', 'dont'], ['ดีม', 'ีมา', 'มาก'])
+    """
+    runs: list[tuple[int, str]] = [(SEPARATOR, "")]
+    for part, kind in (found for char in text for found in folded(ord(char))):
+        if kind == runs[-1][0] and kind != EMOJI:
+            runs[-1] = kind, runs[-1][1] + chr(part)
+        elif kind != DROPPED:
+            runs.append((kind, chr(part)))
+    found: list[str] = []
+    for kind, run in runs:
+        if kind == UNSPACED:
+            found += [run[at : at + 3] for at in range(max(1, len(run) - 2))]
+        elif kind != SEPARATOR:
+            found.append(run)
+    return found
+
+
+def hashes(text: str, grams: Grams) -> list[int]:
+    """The 32 bits of each feature of a text, in no order that matters.
+
+    >>> len(hashes("so so good", Grams(words=2))), len(hashes("so", Grams(words=1, characters=(3, 4))))
+    (5, 4)
+    """
+    words = tokens(text)
+    single = [_finish(_run(_WORDS_SEED, word)) for word in words]
+    found, runs = list(single), single
+    for size in range(1, grams.words):
+        runs = [_finish(_step(run, last)) for run, last in zip(runs, single[size:], strict=False)]
+        found += runs
+    shortest, longest = grams.characters
+    for word in words if longest else []:
+        marked = f"{_START}{word}{_END}"
+        for size in range(shortest, longest + 1):
+            found += [_finish(_run(_CHARACTERS_SEED, marked[at : at + size])) for at in range(len(marked) - size + 1)]
+    return found
+
+
+def counted(texts: Sequence[str], grams: Grams) -> Counted:
+    """How often each bucket occurs in each text; DataError names a text with a lone surrogate."""
+    rows = []
+    for row, text in enumerate(texts):
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            raise DataError(f"text {row} holds a lone surrogate; leave it out or repair its encoding")
+        rows.append(sorted(Counter(found >> 32 - grams.bits for found in hashes(text, grams)).items()))
+    pairs = np.array([pair for row in rows for pair in row], np.int64).reshape(-1, 2)
+    starts = np.array([0, *accumulate(map(len, rows))], np.int64)
+    return Counted(starts, pairs[:, 0].astype(np.int32), pairs[:, 1].astype(np.float32))
+
+
+def _step(state: int, value: int) -> int:
+    return ((state << 5 & _ALL | state >> 27) ^ value) * 0x9E3779B1 & _ALL
+
+
+def _finish(state: int) -> int:
+    return (state ^ state >> 15) * 0xC2B2AE35 & _ALL
+
+
+def _run(state: int, text: str) -> int:
+    for char in text:
+        state = _step(state, ord(char))
+    return state
