@@ -102,7 +102,7 @@ class PredictionHandler:
         self._loading = threading.Lock()
         self._draining = threading.Lock()
         self._live: LiveModel | None = None
-        self._broken: tuple[int, datetime] | None = None
+        self._broken = (-1, clock.now())  # the token of a champion that was not opened, and how long it is left alone
         self._appends = 0
         self.swaps = 0
         self.reason = "the champion is not loaded yet"
@@ -139,7 +139,8 @@ class PredictionHandler:
         before, told = self._live, self.reason
         try:
             champion = self._state.champion()
-            if champion is not None and self._failed_lately(champion):
+            token, until = self._broken
+            if champion is not None and champion.token == token and self._clock.now() < until:
                 return False
             self.load()
         except MsoError as err:
@@ -152,12 +153,12 @@ class PredictionHandler:
         champion = self._state.champion()
         if champion is None:
             raise NoModel(self._why_no_champion())
-        if self._is_live(champion):
+        if self._live is not None and self._live.champion == champion:
             return
         try:
             self._live = self._opened(champion)
         except Exception as err:
-            self._broken = (champion.token, self._clock.now())
+            self._broken = (champion.token, self._clock.now() + RETRY_BROKEN)
             self._live = self._live or self._stand_in(champion)
             kind = type(err) if isinstance(err, MsoError) else BundleError
             still = f"; version {self._live.version} still answers" if self._live else ""
@@ -184,27 +185,14 @@ class PredictionHandler:
             return None
         return replace(live, champion=replace(row, kind=live.model.kind))
 
-    def _is_live(self, champion: Champion) -> bool:
-        return self._live is not None and self._live.champion == champion
-
-    def _failed_lately(self, champion: Champion) -> bool:
-        if self._broken is None:
-            return False
-        token, at = self._broken
-        return token == champion.token and self._clock.now() - at < RETRY_BROKEN
-
     def _why_no_champion(self) -> str:
-        jobs = self._state.jobs(limit=1)
-        if not jobs:
-            return "no model is promoted yet; POST /retrain trains the first one"
-        job = jobs[0]
-        if job.state in (JobState.QUEUED, JobState.RUNNING):
-            done = f"{job.step or job.state.value}, {job.progress:.0%}"
-            return f"no model is promoted yet; job {job.job_id} trains the first one ({done})"
-        ended = job.error or "no candidate was good enough"
-        return (
-            f"no model is promoted yet; job {job.job_id} ended {job.state.value}: {ended}. Mend that and POST /retrain"
-        )
+        why = "no model is promoted yet"
+        for job in self._state.jobs(limit=1):
+            if job.state in (JobState.QUEUED, JobState.RUNNING):
+                return f"{why}; job {job.job_id} trains the first one ({job.step or job.state}, {job.progress:.0%})"
+            ended = f"{job.state}: {job.error or 'no candidate was good enough'}"
+            return f"{why}; job {job.job_id} ended {ended}. Mend that and POST /retrain"
+        return f"{why}; POST /retrain trains the first one"
 
     # --- predict
 
@@ -268,10 +256,8 @@ class Batch:
         records = [self._record(review, prediction, now) for review, prediction in zip(good, predictions, strict=True)]
         if records:
             self._spool.append(records)
-        answers = (
-            Answer(record.review_id, record.prediction_id, prediction)
-            for record, prediction in zip(records, predictions, strict=True)
-        )
+        found = zip(records, predictions, strict=True)
+        answers = (Answer(record.review_id, record.prediction_id, prediction) for record, prediction in found)
         return [
             next(answers) if fault is None else Answer(review.review_id, fault=fault)
             for review, fault in zip(reviews, faults, strict=True)
