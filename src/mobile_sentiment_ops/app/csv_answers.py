@@ -16,13 +16,12 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import BinaryIO, TextIO
 
 from mobile_sentiment_ops.app.prediction import Answer, Review
 from mobile_sentiment_ops.app.problems import MAX_ERRORS, Problem
-from mobile_sentiment_ops.data.columns import recognise
+from mobile_sentiment_ops.data.columns import recognise, shown
 from mobile_sentiment_ops.data.csv_rows import Row, read_csv
 from mobile_sentiment_ops.data.lines import encodable, open_lines
 from mobile_sentiment_ops.data.predictions import text_fault
@@ -46,13 +45,14 @@ def check_csv(stream: BinaryIO, name: str, api: Api) -> None:
     """
     rows, usable = 0, False
     faults: list[dict[str, object]] = []
-    with _open_csv(stream, name) as file:
-        for row in file.rows:
+    with _open_csv(stream, name) as (header, file):
+        text_at = header.index(TEXT_COLUMN)
+        for row in file:
             rows += 1
             if rows > api.max_csv_rows:
                 raise Problem(413, f"{name} has more than {api.max_csv_rows:,} rows; send it in parts")
             if not usable:
-                fault = row.fault or text_fault(row.cells[file.text_at], api.max_text_chars)
+                fault = row.fault or text_fault(row.cells[text_at], api.max_text_chars)
                 usable = fault is None
                 if len(faults) < MAX_ERRORS:
                     faults.append({"line": row.line, "problem": fault})
@@ -67,15 +67,15 @@ def answer_csv(stream: BinaryIO, name: str, predict: Predict, out: TextIO) -> No
 
     `predict` gets the reviews of a chunk and gives an answer for each.
     """
-    with _open_csv(stream, name) as file:
-        parts = recognise(file.header)
-        picks = {part: file.header.index(column) for column, part in parts.items() if part in TOLD}
+    with _open_csv(stream, name) as (header, file):
+        text_at = header.index(TEXT_COLUMN)
+        picks = {part: header.index(column) for column, part in recognise(header).items() if part in TOLD}
         # Python 3.11 quotes a bare carriage return only when it is part of the line's end
         writer = csv.writer(SimpleNamespace(write=lambda line: out.write(f"{line[:-2]}\n")), lineterminator="\r\n")
-        writer.writerow(map(without_formula, (*_kept_names(file.header), *ADDED)))
-        while chunk := list(itertools.islice(file.rows, CHUNK_ROWS)):
+        writer.writerow(map(without_formula, (*_kept_names(header), *ADDED)))
+        while chunk := list(itertools.islice(file, CHUNK_ROWS)):
             sound = [row for row in chunk if row.fault is None]
-            answers = iter(predict(_reviews(sound, file.text_at, picks)))
+            answers = iter(predict(_reviews(sound, text_at, picks)))
             for row in chunk:
                 added = next(answers) if row.fault is None else Answer(None, fault=row.fault)
                 writer.writerow([*map(without_formula, row.cells), *_added_cells(added)])
@@ -99,16 +99,9 @@ _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?", re.ASCII)
 # --- reading
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    header: list[str]
-    text_at: int
-    rows: Iterator[Row]
-
-
 @contextmanager
-def _open_csv(stream: BinaryIO, name: str) -> Iterator[_File]:
-    """The file from its start; the stream stays open."""
+def _open_csv(stream: BinaryIO, name: str) -> Iterator[tuple[list[str], Iterator[Row]]]:
+    """The header, which has one TEXT_COLUMN, and the rows of a file from its start; the stream stays open."""
     with open_lines(stream, name) as lines:
         if not lines.peek(1):
             raise UnreadableFile(f"{name} is empty; expected a CSV file with a column {TEXT_COLUMN}")
@@ -116,14 +109,11 @@ def _open_csv(stream: BinaryIO, name: str) -> Iterator[_File]:
         header = [_writable(cell) for cell in names]
         found = header.count(TEXT_COLUMN)
         if found != 1:
-            shown = ", ".join(repr(cell[:40]) for cell in header[:12]) + (", ..." if len(header) > 12 else "")
             wrong = f"{found} columns are named {TEXT_COLUMN}" if found else f"there is no column {TEXT_COLUMN}"
-            raise UnreadableFile(
-                f"{name} line {lines.number}: {wrong}; found {shown or 'nothing'}, expected exactly one"
-            )
+            raise UnreadableFile(f"{name} line {lines.number}: {wrong}; found {shown(header)}, expected exactly one")
         if len(header) > MAX_COLUMNS:
             raise UnreadableFile(f"{name} has {len(header):,} columns, expected at most {MAX_COLUMNS}")
-        yield _File(header, header.index(TEXT_COLUMN), _answerable(rows, len(header), lines.encoding))
+        yield header, _answerable(rows, len(header), lines.encoding)
 
 
 def _answerable(rows: Iterator[Row], width: int, encoding: str) -> Iterator[Row]:

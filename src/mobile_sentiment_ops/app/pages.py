@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.resources import files
+from string import Template
 from typing import Any
 from urllib.parse import quote
 
@@ -13,36 +16,12 @@ from starlette.responses import HTMLResponse
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color-scheme: light dark; overflow-wrap: anywhere }
-body { max-width: 46rem; margin: 1rem auto 4rem; padding: 0 1rem }
-nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; padding-bottom: .6rem; border-bottom: 1px solid #8886 }
-nav :first-child { font-weight: bold; margin-right: auto }
-@media (max-width: 30rem) { nav :first-child { width: 100% } }
-h1 { font-size: 1.6rem; line-height: 1.2 }
-h2 { font-size: 1.15rem; margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid #8886 }
-ul { padding-left: 1.2rem }
-code, pre { font-family: ui-monospace, monospace; font-size: .9em }
-pre { white-space: pre-wrap; padding: .7rem; border: 1px solid #8886; border-radius: .3rem; background: #8881 }
-"""
-
-PLACES = (
-    ("/", "MobileSentimentOps"),
-    ("/docs", "API"),
-    ("/model", "Model"),
-    ("/reports", "Reports"),
-    ("/jobs", "Jobs"),
-)
+_PAGE = Template(tomllib.loads(files(__package__).joinpath("pages.toml").read_text("utf-8"))["page"])
 
 
 def page(title: str, body: str) -> HTMLResponse:
     """A whole page; `body` is HTML whose texts are escaped already."""
-    links = "".join(f'<a href="{place}">{name}</a>' for place, name in PLACES)
-    html = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-        f"<body><nav>{links}</nav><h1>{escape(title)}</h1>{body}</body></html>"
-    )
+    html = _PAGE.substitute(title=escape(title), body=body)
     return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
 
 

@@ -76,9 +76,17 @@ def require_text(source: str, names: Sequence[str], mapping: Mapping[str, str]) 
     """Refuse a file in which no column holds the review."""
     if "review_text" in mapping.values():
         return
-    shown = ", ".join(repr(name[:40]) for name in names[:12]) + (", ..." if len(names) > 12 else "")
     raise UnreadableFile(
-        f"{source}: no column holds the review's text; found {shown or 'no column'}, expected one of "
+        f"{source}: no column holds the review's text; found {shown(names)}, expected one of "
         f"{', '.join(USUAL_NAMES['review_text'])}. Name the columns in the first line, or say which one it is: "
         f'`[ingest.columns]` with "name in the file" = "review_text" in mso.toml'
     )
+
+
+def shown(names: Sequence[str]) -> str:
+    """Column names for a message, as far as one line holds them.
+
+    >>> shown(["id", "stars"])
+    "'id', 'stars'"
+    """
+    return ", ".join(repr(name[:40]) for name in names[:12]) + (", ..." if len(names) > 12 else "") or "nothing"
