@@ -40,6 +40,12 @@ class Rule:
     broken: pl.Expr
     expected: str
 
+    @property
+    def reason(self) -> pl.Expr:
+        """What is said of a row that breaks it."""
+        given = pl.col(f"given_{self.column}" if self.column in _PARSED else self.column).fill_null("")
+        return pl.format(f"{self.name}: {self.column} is '{{}}', expected {self.expected}", given.str.slice(0, 40))
+
 
 def rules(max_text_chars: int) -> tuple[Rule, ...]:
     """What every review must satisfy, in the order in which a broken row is explained."""
@@ -84,48 +90,19 @@ def check(batch: Batch, source: str, *, app: str | None = None, max_text_chars: 
     every = rules(max_text_chars)
     frame = canonical(batch.rows, app=app).with_columns(pl.Series("line", batch.lines, dtype=pl.Int64()))
     broken = frame.select(pl.any_horizontal(rule.broken for rule in every)).to_series()
-    kept = frame.filter(~broken)
-    shown = [name for name in batch.rows.columns if name not in READ_ONLY]
+    kept, shown = frame.filter(~broken), pl.exclude(READ_ONLY).cast(pl.Utf8(), strict=False)
+    rows = batch.rows.filter(broken).select(pl.concat_str(shown, separator=", ", ignore_nulls=True).alias("row"))
+    reason = pl.coalesce(pl.when(rule.broken).then(rule.reason) for rule in every).alias("reason")
     rejects = (
         frame.filter(broken)
-        .with_columns(_first_reason(every))
-        .select(
-            pl.lit(source).alias("source"),
-            "line",
-            pl.col("reason").str.replace_all("\0", r"\0", literal=True),
-            _shown(pl.concat_str([_given(frame, name) for name in shown], separator=", ", ignore_nulls=True)),
-        )
+        .select(pl.lit(source).alias("source"), "line", reason, rows["row"].str.slice(0, MAX_ROW_CHARS))
+        .with_columns(pl.col("reason", "row").str.replace_all("\0", r"\0", literal=True))
     )
     unread = [astuple(found) for found in batch.rejected]
     every_reject = pl.concat([pl.DataFrame(unread, schema=rejects.schema, orient="row"), rejects]).sort("line")
     authors = kept["author"] if "author" in kept.columns else None
     rule = pl.col("reason").str.extract(r"^(\w+)").alias("rule")
     return Checked(kept.select(REVIEW_SCHEMA.names()), authors, every_reject.with_columns(rule))
-
-
-def _first_reason(every: tuple[Rule, ...]) -> pl.Expr:
-    reasons = [
-        pl.when(rule.broken).then(
-            pl.format(
-                f"{rule.name}: {rule.column} is '{{}}', expected {rule.expected}",
-                pl.col(_given_name(rule.column)).fill_null("").str.slice(0, 40),
-            )
-        )
-        for rule in every
-    ]
-    return pl.coalesce(reasons).alias("reason")
-
-
-def _given_name(column: str) -> str:
-    return f"given_{column}" if column in _PARSED else column
-
-
-def _given(frame: pl.DataFrame, column: str) -> pl.Expr:
-    return pl.col(_given_name(column)) if column in frame.columns else pl.lit(None, pl.Utf8())
-
-
-def _shown(text: pl.Expr) -> pl.Expr:
-    return text.str.slice(0, MAX_ROW_CHARS).str.replace_all("\0", r"\0", literal=True).alias("row")
 
 
 # --- every column to its type
@@ -138,7 +115,9 @@ def canonical(rows: pl.DataFrame, *, app: str | None = None) -> pl.DataFrame:
     >>> canonical(raw, app="lamp").select("app", "language", "rating", "sentiment", "label_source").row(0)
     ('lamp', 'pt', 4, 'Positive', 'imported')
     """
-    absent = [pl.lit(None, pl.Utf8()).alias(name) for name in REVIEW_SCHEMA if name not in rows.columns]
+    absent = [
+        pl.lit(None, pl.Utf8()).alias(name) for name in (*REVIEW_SCHEMA, "review_link") if name not in rows.columns
+    ]
     times = [
         _read_column(rows[name]) if name in rows.columns else pl.lit(None, TIME).alias(name)
         for name in ("submitted_at", "updated_at")
@@ -147,13 +126,13 @@ def canonical(rows: pl.DataFrame, *, app: str | None = None) -> pl.DataFrame:
         rows.with_columns(pl.all().cast(pl.Utf8(), strict=False))
         .with_columns(absent)
         .with_columns(
-            *(_or_null(name) for name in ("review_id", "app", "version", "store", "country", "title")),
-            *(_or_missing(name).alias(f"given_{name}") for name in _PARSED),
+            *(_given(name, missing=("",)) for name in ("review_id", "app", "version", "store", "country", "title")),
+            *(_given(name).alias(f"given_{name}") for name in _PARSED),
             pl.col("review_text").fill_null(""),
         )
         .with_columns(
             *times,
-            _review_id("review_link" in rows.columns),
+            pl.col("review_id").fill_null(pl.col("review_link").str.extract(r"(?i)review_?id=([^&#]+)")),
             pl.col("app").fill_null(pl.lit(app, pl.Utf8())),
             pl.col("country").str.to_uppercase(),
             _language(),
@@ -164,27 +143,15 @@ def canonical(rows: pl.DataFrame, *, app: str | None = None) -> pl.DataFrame:
     )
 
 
-def _or_null(name: str) -> pl.Expr:
-    """Trimmed text, null where nothing is left."""
+def _given(name: str, *, missing: tuple[str, ...] = MISSING) -> pl.Expr:
+    """Trimmed text, null where it says in any case that nothing is given."""
     text = pl.col(name).str.strip_chars()
-    return pl.when(text != "").then(text).alias(name)
-
-
-def _or_missing(name: str) -> pl.Expr:
-    text = pl.col(name).str.strip_chars()
-    return pl.when(~text.str.to_lowercase().is_in(MISSING)).then(text).alias(name)
-
-
-def _review_id(has_link: bool) -> pl.Expr:
-    """The id, or the one in the review's link of a Play Console report."""
-    if not has_link:
-        return pl.col("review_id")
-    return pl.col("review_id").fill_null(pl.col("review_link").str.extract(r"(?i)review_?id=([^&#]+)"))
+    return pl.when(~text.str.to_lowercase().is_in(missing)).then(text).alias(name)
 
 
 def _language() -> pl.Expr:
     """The language, and its script where that is told (`hi-Latn`), of a tag such as `pt_BR`."""
-    tag = _or_missing("language").str.to_lowercase().str.replace_all("_", "-", literal=True)
+    tag = _given("language").str.to_lowercase().str.replace_all("_", "-", literal=True)
     return tag.str.extract("^([a-z]{2,3}(?:-[a-z]{4})?)(?:-.*)?$").str.replace_many(_SCRIPTS)
 
 
@@ -219,7 +186,7 @@ def _read_column(column: pl.Series) -> pl.Series:
         found = column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     else:
         texts = column.cast(pl.Utf8(), strict=False).to_frame()
-        found = read_times(texts.select(_or_missing(column.name)).to_series())
+        found = read_times(texts.select(_given(column.name)).to_series())
     return found.set(~found.dt.year().is_between(*_YEARS), None).alias(column.name)
 
 
