@@ -118,7 +118,7 @@ def quality() -> str:
 def entries(language: str) -> set[str]:
     """The entries of a language in the demo world: words and phrases, without templates, names, numbers,
     joining words and spelling variants."""
-    raw = lexicon(language).raw
+    raw = lexicon(language)
     lists = [*raw["words"].values(), *(found for own in raw["apps"].values() for found in own.values())]
     return {re.sub(r"\|(s|p|m|f|mp|fp)$", "", entry) for found in lists for entry in found}
 
@@ -128,7 +128,7 @@ def templates() -> str:
     lines = []
     for language in LANGUAGES:
         lines += [f"### {language}: {len(entries(language)):,} entries", ""]
-        for group, found in lexicon(language).raw["templates"].items():
+        for group, found in lexicon(language)["templates"].items():
             lines += [f"- **{group}**: " + " · ".join(f"`{template}`" for template in found)]
         lines += [""]
     return "\n".join(lines)

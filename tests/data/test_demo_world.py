@@ -24,7 +24,7 @@ from sklearn.svm import LinearSVC
 from docs.write import entries, templates
 from mobile_sentiment_ops.data.demo_world import TRUTH_SCHEMA, DemoEvent, DemoWorld, generate, stream
 from mobile_sentiment_ops.data.demo_world.events import calendar
-from mobile_sentiment_ops.data.demo_world.lexicon import LANGUAGES, forms, lexicon, world
+from mobile_sentiment_ops.data.demo_world.lexicon import LANGUAGES, WORLD, forms, lexicon, phrases
 from mobile_sentiment_ops.data.demo_world.voice import Dice, misspell
 from mobile_sentiment_ops.data.reviews import REVIEW_SCHEMA, duplicate_key, labelled
 from mobile_sentiment_ops.settings import Demo, DemoEventKind
@@ -240,27 +240,28 @@ def test_spam_is_near_identical_and_bombing_is_one_star(made: DemoWorld, rows: p
 
 def test_the_words_are_many_and_every_language_has_the_same_lists() -> None:
     assert len(set().union(*map(entries, LANGUAGES))) >= 1_500
-    english = lexicon("en").raw
+    english = lexicon("en")
     for language in LANGUAGES:
-        raw = lexicon(language).raw
+        raw = lexicon(language)
         assert len(entries(language)) >= 300
         assert set(raw["templates"]) == set(english["templates"]), language
         assert set(raw["words"]) >= set(english["words"]), language
-        assert set(raw["apps"]) == {app.removeprefix("demo.") for app in world()["apps"]}
+        assert set(raw["apps"]) == {app.removeprefix("demo.") for app in WORLD["apps"]}
 
 
 def test_every_plan_and_slot_can_be_spoken() -> None:
-    plans = [plan for table in world()["plans"].values() for part in table.values() for plan in _keys(part, table)]
+    plans = [plan for table in WORLD["plans"].values() for part in table.values() for plan in _keys(part, table)]
     clauses = {word for plan in plans for word in plan.split()}
     for language in LANGUAGES:
-        for app, said in lexicon(language).phrases.items():
+        for app in WORLD["apps"]:
+            said = phrases(language, app)
             known = {*said, "app", "version", "word", "code"}
-            for name, phrases in said.items():
-                for phrase in phrases:
+            for name, found in said.items():
+                for phrase in found:
                     unknown = {slot for slot in phrase.slots if isinstance(slot, str)} - known
                     assert not unknown, f"{language} {app} {name}: {unknown}"
             assert {word for word in clauses if word.islower()} <= set(said)
-        assert {word.lower() for word in clauses if word.isupper()} <= set(lexicon(language).style)
+        assert {word.lower() for word in clauses if word.isupper()} <= set(lexicon(language)["style"])
 
 
 def _keys(part: object, table: dict[str, object]) -> list[str]:
@@ -269,7 +270,7 @@ def _keys(part: object, table: dict[str, object]) -> list[str]:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_words_of_events_stand_nowhere_else(language: str) -> None:
-    raw = lexicon(language).raw
+    raw = lexicon(language)
     own = [
         word for name in ("slang_good", "slang_bad", "flip") for entry in raw["words"][name] for word in forms(entry)
     ]
@@ -283,7 +284,7 @@ def test_the_document_shows_every_template() -> None:
     page = DOCS.read_text("utf-8")
     assert templates().rstrip() in page, "docs/demo-world.md is behind the lexicon: `make docs` writes it anew"
     for language in LANGUAGES:
-        for group in lexicon(language).raw["templates"].values():
+        for group in lexicon(language)["templates"].values():
             assert all(f"`{template}`" in page for template in group)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
-from mobile_sentiment_ops.data.demo_world.lexicon import LANGUAGES, forms, lexicon, world
+from mobile_sentiment_ops.data.demo_world.lexicon import LANGUAGES, WORLD, forms, lexicon
 from mobile_sentiment_ops.data.demo_world.voice import Dice
 from mobile_sentiment_ops.settings import Demo
 
@@ -79,7 +79,7 @@ def calendar(demo: Demo) -> Calendar:
     months = demo.start.month - 1 + demo.months
     days = (date(demo.start.year + months // 12, months % 12 + 1, 1) - demo.start).days
     dice = Dice(demo.seed, days, 0)
-    apps, kinds = list(world()["apps"]), world()["events"]
+    apps, kinds = list(WORLD["apps"]), WORLD["events"]
     passing, staying = (
         _shuffled([kind for kind, facts in kinds.items() if "days" in facts], dice),
         _shuffled(("new_slang", "new_meaning"), dice),
@@ -113,12 +113,12 @@ def _parameters(kind: str, language: str, releases: Sequence[Release], dice: Dic
         return {"language": ARRIVING_LANGUAGE}
     if kind in ("new_slang", "new_meaning"):
         return {"words": _words("slang_good", "slang_bad") if kind == "new_slang" else _words("flip")}
-    texts = lexicon(language).raw["templates"]["ad"] if kind == "spam" else _words("cause")[language]
+    texts = lexicon(language)["templates"]["ad"] if kind == "spam" else _words("cause")[language]
     return {"language": language, "text": texts[int(roll * len(texts))]}
 
 
 def _words(*lists: str) -> dict[str, list[str]]:
-    words = {name: lexicon(name).raw["words"] for name in LANGUAGES}
+    words = {name: lexicon(name)["words"] for name in LANGUAGES}
     return {name: [form for found in lists for entry in words[name][found] for form in forms(entry)] for name in words}
 
 
@@ -128,7 +128,7 @@ def _shuffled(kinds: Sequence[str], dice: Dice) -> list[str]:
 
 def _releases(app: str, days: int, bad: tuple[int, int] | None, dice: Dice) -> tuple[Release, ...]:
     """A new minor version every four to six weeks; a bad one on its day, repaired after its last."""
-    major, minor = map(int, world()["apps"][app]["version"].split("."))
+    major, minor = map(int, WORLD["apps"][app]["version"].split("."))
     found, day = [-90], -30 - int(dice.roll() * 28)
     while day < days:
         found.append(day)

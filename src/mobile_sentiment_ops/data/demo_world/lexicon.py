@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -33,21 +33,6 @@ class Phrase:
 
     literals: tuple[str, ...]
     slots: tuple[str | tuple[str, ...], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Lexicon:
-    """One language: its raw file, and for each app every list of phrases that its reviewers use."""
-
-    language: str
-    raw: Mapping[str, Any]
-    phrases: Mapping[str, Mapping[str, tuple[Phrase, ...]]]
-
-    @property
-    def style(self) -> Mapping[str, Any]:
-        """How its writers join clauses, end reviews and spell."""
-        style: Mapping[str, Any] = self.raw["style"]
-        return style
 
 
 def parse(entry: str) -> Phrase:
@@ -101,35 +86,31 @@ def forms(entry: str) -> list[str]:
 
 
 @cache
-def world() -> Mapping[str, Any]:
-    """Apps, markets, plans of reviews and stars, as `world.toml` has them."""
-    return _read("world")
+def lexicon(language: str) -> Mapping[str, Any]:
+    """The words of one of LANGUAGES."""
+    return tomllib.loads(files(__package__).joinpath(f"{language}.toml").read_text("utf-8"))
+
+
+WORLD = lexicon("world")
+"""All but the words: apps, markets, plans of reviews, stars and events."""
 
 
 @cache
-def lexicon(language: str) -> Lexicon:
-    """The words of one of LANGUAGES."""
-    raw = _read(language)
-    spell = _speller(raw)
-    said: dict[str, dict[str, tuple[Phrase, ...]]] = {}
-    numbers = {"small": _SMALL, "big": _BIG, "name": raw["style"]["names"]}
-    for app, own in raw["apps"].items():
-        lists = {**raw["templates"], **raw["words"], **numbers}
-        lists |= {name: [*entries, *raw["words"].get(name, ())] for name, entries in own.items()}
-        lists["noun"] = [*own["part"], *lists["side"], *raw["words"]["part"]]
-        said[app] = {name: tuple(parse(spell(entry)) for entry in entries) for name, entries in lists.items()}
-    return Lexicon(language, raw, said)
+def phrases(language: str, app: str) -> Mapping[str, tuple[Phrase, ...]]:
+    """Every list of phrases that the reviewers of an app use in that language."""
+    raw = lexicon(language)
+    own, spell = raw["apps"][app.removeprefix("demo.")], _speller(raw)
+    lists = {**raw["templates"], **raw["words"], "small": _SMALL, "big": _BIG, "name": raw["style"]["names"]}
+    lists |= {name: [*entries, *raw["words"].get(name, ())] for name, entries in own.items()}
+    lists["noun"] = [*own["part"], *lists["side"], *raw["words"]["part"]]
+    return {name: tuple(parse(spell(entry)) for entry in entries) for name, entries in lists.items()}
 
 
 _SMALL = [str(number) for number in range(2, 10)]
 _BIG = [str(number) for number in (20, 50, 30, 100, 15, 40, 200, 25, 60, 300, 45, 500, 75, 80, 150, 90, 120, 250, 400)]
 
 
-def _read(name: str) -> dict[str, Any]:
-    return tomllib.loads(files(__package__).joinpath(f"{name}.toml").read_text("utf-8"))
-
-
-def _speller(raw: Mapping[str, Any]) -> Any:
+def _speller(raw: Mapping[str, Any]) -> Callable[[str], str]:
     """A function that opens every word with variants into its spellings: hai -> (hai|hai|h)."""
     variants = {word: f"({'|'.join(spellings)})" for word, spellings in raw["variants"].items()}
     edge = r"\b" if raw["style"].get("blanks", True) else ""

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from mobile_sentiment_ops.data.demo_world.lexicon import Lexicon, Phrase, agree, world
+from mobile_sentiment_ops.data.demo_world.lexicon import WORLD, Phrase, agree, lexicon, phrases
 
 _SENTENCE = re.compile(r"(^|[.!?] )([^\W\d_])")
 _STOPS = re.compile(r"[.,!?:]+(?=\s|$)")
@@ -62,10 +62,9 @@ class Weighted(Generic[T]):
 class Voice:
     """One language as the reviewers of one app write it."""
 
-    def __init__(self, lexicon: Lexicon, app: str) -> None:
-        self.language = lexicon.language
-        self.style = lexicon.style
-        self.phrases = lexicon.phrases[app.removeprefix("demo.")]
+    def __init__(self, language: str, app: str) -> None:
+        self.style = lexicon(language)["style"]
+        self.phrases = phrases(language, app)
         self._sloppy = str.maketrans(self.style.get("sloppy", {}))
         self._form = 1 if self.style.get("default") == "f" else 0
 
@@ -118,7 +117,7 @@ class Voice:
             text = misspell(text, dice)
         if dice.below(emoji):
             mood = mood if dice.below(0.93) else "Neutral"
-            text += dice.pick(("", " ")) + dice.pick(world()["emoji"][mood], tilt=0.5) * dice.pick((1, 1, 2, 3))
+            text += dice.pick(("", " ")) + dice.pick(WORLD["emoji"][mood], tilt=0.5) * dice.pick((1, 1, 2, 3))
         return text
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from mobile_sentiment_ops.data.demo_world.events import Calendar, DemoEvent, Release, calendar, midnight
-from mobile_sentiment_ops.data.demo_world.lexicon import Phrase, lexicon, parse, world
+from mobile_sentiment_ops.data.demo_world.lexicon import WORLD, Phrase, parse
 from mobile_sentiment_ops.data.demo_world.voice import Dice, Voice, Weighted
 from mobile_sentiment_ops.data.reviews import REVIEW_SCHEMA
 from mobile_sentiment_ops.settings import Demo
@@ -95,7 +95,7 @@ def _flows(demo: Demo, plan: Calendar, day: int) -> list[_Flow]:
         "bombing": demo.bombing_share / (1 - demo.bombing_share),
     }
     flows = []
-    for app, facts in world()["apps"].items():
+    for app, facts in WORLD["apps"].items():
         out = [release for release in plan.releases[app] if release.day <= day]
         newest, older = out[-1], [release for release in out[:-1] if not release.withdrawn][-1]
         flows.append(_Flow(app, facts["share"] * weekday, newest, older))
@@ -122,7 +122,7 @@ def _review(demo: Demo, plan: Calendar, day: int, flow: _Flow, dice: Dice) -> _R
     stars = idea.stars or _weighted("stars", idea.mood, idea.shape).pick(dice)
     if not idea.stars and dice.below(demo.contrary_stars):
         stars = 6 - stars if stars != 3 else dice.pick((1, 5))
-    apple = dice.below(world()["markets"][language]["app_store"])
+    apple = dice.below(WORLD["markets"][language]["app_store"])
     return {
         "submitted_at": midnight(plan.first) + timedelta(day, int(86_400 * (0.8 * dice.roll() + 0.2 * dice.roll()))),
         "app": flow.app,
@@ -167,7 +167,7 @@ def _idea(demo: Demo, plan: Calendar, day: int, flow: _Flow, release: Release, v
         return _verdict(mood, "flip", turned.name if turned else name, voice, dice)
 
     others = 1 - demo.meaning_share
-    negative = demo.bad_release_negative if bad else demo.negative_share * world()["apps"][flow.app]["gloom"] / others
+    negative = demo.bad_release_negative if bad else demo.negative_share * WORLD["apps"][flow.app]["gloom"] / others
     neutral = demo.neutral_share / others * (1 - negative) / (1 - demo.negative_share)
     roll = dice.roll()
     mood = Label.NEGATIVE if roll < negative else Label.NEUTRAL if roll < negative + neutral else Label.POSITIVE
@@ -191,22 +191,18 @@ def _verdict(mood: Label, words: str, event: str | None, voice: Voice, dice: Dic
 
 _TITLES = {Label.POSITIVE: "short_good", Label.NEGATIVE: "short_bad", Label.NEUTRAL: "short_meh"}
 _CODE = "23456789abcdefghkmnpqrstuvwxyz"
-
-
-@cache
-def _voice(language: str, app: str) -> Voice:
-    return Voice(lexicon(language), app)
+_voice = cache(Voice)
 
 
 @cache
 def _name(app: str) -> Phrase:
-    return parse(world()["apps"][app]["name"])
+    return parse(WORLD["apps"][app]["name"])
 
 
 @cache
 def _weighted(*path: str) -> Weighted[Any]:
     """A table of weights in `world.toml`; a list is of 1, 2, ... stars."""
-    table: Any = world()
+    table: Any = WORLD
     for key in path:
         table = table[key]
     return Weighted(table if isinstance(table, dict) else dict(enumerate(table, 1)))
