@@ -42,7 +42,6 @@ class Clock(Protocol):
 
     def now(self) -> datetime:
         """The current time, timezone-aware UTC."""
-        ...
 
 
 class Files(Protocol):
@@ -50,15 +49,12 @@ class Files(Protocol):
 
     def write(self, name: str, data: bytes) -> str:
         """Store `data` whole or not at all, replacing what was there; returns the full address."""
-        ...
 
     def read(self, name: str) -> bytes:
         """The content of one file; NotFound when there is none."""
-        ...
 
     def list(self, prefix: str = "") -> list[str]:
         """Names that start with `prefix`, sorted."""
-        ...
 
 
 def checked_name(name: str) -> str:
@@ -76,6 +72,13 @@ def checked_name(name: str) -> str:
     return name
 
 
+class Which(TypedDict, total=False):
+    """Which rows: those whose text columns have these values; those at or after a time in a column."""
+
+    equals: Mapping[str, str] | None
+    since: tuple[str, datetime] | None
+
+
 class Tables(Protocol):
     """Append-only tables by name. A table is made by its first append, with that schema."""
 
@@ -86,41 +89,20 @@ class Tables(Protocol):
         an append whose number is not above the last committed one is skipped (returns False).
         A column that the table does not have yet is added; a missing one is filled with nulls.
         """
-        ...
 
     def batches(
-        self,
-        table: str,
-        columns: Sequence[str] | None = None,
-        *,
-        equals: Mapping[str, str] | None = None,
-        since: tuple[str, datetime] | None = None,
+        self, table: str, columns: Sequence[str] | None = None, **which: Unpack[Which]
     ) -> Iterator[pa.RecordBatch]:
-        """Rows in commit order as record batches of bounded size; nothing for an absent table.
+        """Rows in commit order as record batches of bounded size; nothing for an absent table."""
 
-        `equals` keeps rows whose text columns have these values; `since = (column, time)` keeps
-        rows at or after that time.
-        """
-        ...
-
-    def read(
-        self,
-        table: str,
-        columns: Sequence[str] | None = None,
-        *,
-        equals: Mapping[str, str] | None = None,
-        since: tuple[str, datetime] | None = None,
-    ) -> pa.Table:
+    def read(self, table: str, columns: Sequence[str] | None = None, **which: Unpack[Which]) -> pa.Table:
         """All such rows in one table; an absent table has no rows and no columns."""
-        ...
 
     def version(self, table: str) -> int:
         """The number of the latest commit, -1 for an absent table."""
-        ...
 
     def compact(self, table: str) -> None:
         """Merge small files; rows and their order do not change."""
-        ...
 
 
 class Bundles(Protocol):
@@ -128,15 +110,12 @@ class Bundles(Protocol):
 
     def put(self, files: Mapping[str, bytes], bundle_hash: str) -> None:
         """Store all files under that hash, whole or not at all; doing it twice is harmless."""
-        ...
 
     def get(self, bundle_hash: str) -> dict[str, bytes]:
         """All files of a bundle, unchecked; NotFound when it is not on this disk."""
-        ...
 
     def path(self, bundle_hash: str) -> Path | None:
         """The folder of a bundle on this disk, or None."""
-        ...
 
 
 class Datasets(Protocol):
@@ -144,15 +123,12 @@ class Datasets(Protocol):
 
     def put(self, fingerprint: str, manifest: bytes) -> None:
         """Store a manifest; the same fingerprint twice is harmless."""
-        ...
 
     def get(self, fingerprint: str) -> bytes:
         """The manifest whose fingerprint starts with this text; NotFound for none or several."""
-        ...
 
     def list(self) -> list[str]:
         """Fingerprints, oldest first."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,35 +157,27 @@ class Registry(Protocol):
 
     def record(self, run: TrainingRun) -> ModelVersion:
         """Log the run with all it carries and register its model; Unavailable when away."""
-        ...
 
     def versions(self) -> list[ModelVersion]:
         """Registered versions, newest first."""
-        ...
 
     def download(self, version: str) -> dict[str, bytes]:
         """The files of a version's bundle, unchecked; NotFound for an unknown version."""
-        ...
 
     def aliases(self) -> dict[str, str]:
         """Alias -> version."""
-        ...
 
     def set_aliases(self, aliases: Mapping[str, str | None]) -> None:
         """Point each alias at a version, or remove it (None); others stay."""
-        ...
 
     def attach(self, version: str, tags: Mapping[str, str]) -> None:
         """Add tags to a version (its verdict, its ledger hash)."""
-        ...
 
     def close_lost(self) -> int:
         """Mark as failed the recordings that a killed process left open; how many there were."""
-        ...
 
     def reachable(self) -> bool:
         """Whether it answers within a second."""
-        ...
 
 
 class JobChanges(TypedDict, total=False):
@@ -230,7 +198,6 @@ class State(Protocol):
     # --- the champion, one row
     def champion(self) -> Champion | None:
         """Who answers now."""
-        ...
 
     def change_champion(
         self, new: ModelVersion, decision: Decision, *, expected_token: int, fence: Lease | None = None
@@ -240,47 +207,37 @@ class State(Protocol):
         `expected_token` is the token seen when the decision was taken (0 for no champion); another
         change in between, or a `fence` lease that someone else took over, raises StaleToken.
         """
-        ...
 
     # --- the ledger, append-only and hash-chained
     def decide(self, decision: Decision) -> LedgerEntry:
         """Append a decision."""
-        ...
 
     def ledger(self, *, after: int = 0, limit: int | None = None) -> list[LedgerEntry]:
         """Entries with seq > `after`, oldest first."""
-        ...
 
     # --- jobs
     def submit(self, kind: str) -> tuple[Job, bool]:
         """Queue a job, or return the one of that kind that is queued or running (and False)."""
-        ...
 
     def job(self, job_id: str) -> Job:
         """One job; NotFound for an unknown id."""
-        ...
 
     def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
         """Jobs, newest first."""
-        ...
 
     def update_job(self, job_id: str, **changes: Unpack[JobChanges]) -> Job:
         """Change what is given; `log` is appended (the last 100 kB are kept). A job that has ended
         stays as it ended. RUNNING sets started_at, an end sets finished_at."""
-        ...
 
     # --- leases
     def acquire(self, name: str, holder: str, *, seconds: float) -> Lease | None:
         """The lease, with a token above every earlier one, or None while another holder has it."""
-        ...
 
     def renew(self, lease: Lease, *, seconds: float) -> Lease | None:
         """The same lease with a later end, or None when it was lost."""
-        ...
 
     def release(self, lease: Lease) -> None:
         """Give it back; harmless when it was lost."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,19 +253,15 @@ class Spool(Protocol):
 
     def append(self, records: Sequence[PredictionRecord]) -> None:
         """Return only when the records survive a kill of this process."""
-        ...
 
     def drain(self) -> Iterator[Segment]:
         """Closed segments, oldest first, those of ended processes too."""
-        ...
 
     def forget(self, segment: Segment) -> None:
         """Delete a segment whose rows are safe elsewhere; harmless twice."""
-        ...
 
     def depth(self) -> int:
         """How many records wait, about."""
-        ...
 
 
 class Launcher(Protocol):
@@ -316,12 +269,9 @@ class Launcher(Protocol):
 
     def start(self, job_id: str, kinds: Sequence[str] = ()) -> int:
         """Run `mso retrain --job JOB_ID [--kinds rf,xgb]`; returns the process id."""
-        ...
 
     def alive(self, pid: int) -> bool:
         """Whether that process still runs."""
-        ...
 
     def stop(self, pid: int) -> None:
         """End that process and what it started: asked first, after a while made to; harmless when it has ended."""
-        ...

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Unpack
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from mobile_sentiment_ops.data.arrow import fit_schema
-from mobile_sentiment_ops.errors import NotFound, StaleToken, StoreError, Unavailable
-from mobile_sentiment_ops.ports import Clock, JobChanges, Segment, TrainingRun, checked_name
+from mobile_sentiment_ops.data.arrow import choice, fit_schema
+from mobile_sentiment_ops.errors import NotFound, StaleToken, Unavailable
+from mobile_sentiment_ops.ports import Clock, JobChanges, Segment, TrainingRun, Which, checked_name
 from mobile_sentiment_ops.registry.ledger import GENESIS, chain_entry
 from mobile_sentiment_ops.registry.transitions import ENDED, as_stored, changed_job, next_champion
 from mobile_sentiment_ops.types import (
@@ -90,37 +89,17 @@ class MemoryTables:
             return True
 
     def batches(
-        self,
-        table: str,
-        columns: Sequence[str] | None = None,
-        *,
-        equals: Mapping[str, str] | None = None,
-        since: tuple[str, datetime] | None = None,
+        self, table: str, columns: Sequence[str] | None = None, **which: Unpack[Which]
     ) -> Iterator[pa.RecordBatch]:
-        yield from self.read(table, columns, equals=equals, since=since).to_batches(max_chunksize=BATCH_ROWS)
+        yield from self.read(table, columns, **which).to_batches(max_chunksize=BATCH_ROWS)
 
-    def read(
-        self,
-        table: str,
-        columns: Sequence[str] | None = None,
-        *,
-        equals: Mapping[str, str] | None = None,
-        since: tuple[str, datetime] | None = None,
-    ) -> pa.Table:
+    def read(self, table: str, columns: Sequence[str] | None = None, **which: Unpack[Which]) -> pa.Table:
         commits = self._commits.get(table)
         if commits is None:
             return pa.table({})
         rows = pa.concat_tables([fit_schema(commit, commits[-1].schema) for commit in commits])
-        wanted = list(columns) if columns is not None else rows.column_names
-        asked = [*wanted, *(equals or {}), *([since[0]] if since else [])]
-        if unknown := sorted(set(asked) - set(rows.column_names)):
-            raise StoreError(f"table {table} has no column {unknown[0]}; it has {', '.join(rows.column_names)}")
-        for column, value in (equals or {}).items():
-            rows = rows.filter(pc.equal(rows[column], value))
-        if since is not None:
-            column, time = since
-            rows = rows.filter(pc.greater_equal(rows[column], pa.scalar(time, rows.schema.field(column).type)))
-        return rows.select(wanted)
+        wanted, condition = choice(table, rows.schema, columns, which)
+        return (rows if condition is None else rows.filter(condition)).select(wanted)
 
     def version(self, table: str) -> int:
         return len(self._commits.get(table, [])) - 1

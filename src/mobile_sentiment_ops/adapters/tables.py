@@ -10,7 +10,6 @@ one file at a time.
 
 from __future__ import annotations
 
-import functools
 import operator
 import random
 import re
@@ -18,8 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 from urllib.parse import unquote
 
 import numpy as np
@@ -29,9 +27,9 @@ import structlog
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from mobile_sentiment_ops.data.arrow import fit_schema
+from mobile_sentiment_ops.data.arrow import choice, fit_schema
 from mobile_sentiment_ops.errors import FormatTooNew, StoreError, Unavailable
-from mobile_sentiment_ops.ports import checked_name
+from mobile_sentiment_ops.ports import Which, checked_name
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds  # brings pandas with it: two seconds that a server's start would lose
@@ -67,25 +65,13 @@ class DeltaTables:
         raise Unavailable(f"table {table}: {ATTEMPTS} attempts to append lost against other writers; try again")
 
     def batches(
-        self,
-        table: str,
-        columns: Sequence[str] | None = None,
-        *,
-        equals: Mapping[str, str] | None = None,
-        since: tuple[str, datetime] | None = None,
+        self, table: str, columns: Sequence[str] | None = None, **which: Unpack[Which]
     ) -> Iterator[pa.RecordBatch]:
-        for rows in self._files(table, columns, equals or {}, since):
+        for rows in self._files(table, columns, which):
             yield from rows.to_batches(max_chunksize=BATCH_ROWS)
 
-    def read(
-        self,
-        table: str,
-        columns: Sequence[str] | None = None,
-        *,
-        equals: Mapping[str, str] | None = None,
-        since: tuple[str, datetime] | None = None,
-    ) -> pa.Table:
-        found = list(self._files(table, columns, equals or {}, since))
+    def read(self, table: str, columns: Sequence[str] | None = None, **which: Unpack[Which]) -> pa.Table:
+        found = list(self._files(table, columns, which))
         return pa.concat_tables(found) if found else pa.table({})
 
     def version(self, table: str) -> int:
@@ -138,20 +124,14 @@ class DeltaTables:
             raise
         return True
 
-    def _files(
-        self, table: str, columns: Sequence[str] | None, equals: Mapping[str, str], since: tuple[str, datetime] | None
-    ) -> Iterator[pa.Table]:
+    def _files(self, table: str, columns: Sequence[str] | None, which: Which) -> Iterator[pa.Table]:
         """The wanted rows of one data file after another, in commit order; empty ones too."""
         with self._speaking_of(table):
             found = self._open(table)
             if found is None:
                 return
             known = _columns(found)
-            wanted = known.names if columns is None else list(columns)
-            for name in [*wanted, *equals, *([since[0]] if since else [])]:
-                if name not in known.names:
-                    raise StoreError(f"table {table} has no column {name}; it has {', '.join(known.names)}")
-            condition = _condition(known, equals, since)
+            wanted, condition = choice(table, known, columns, which)
             yield pa.schema([known.field(name) for name in wanted]).empty_table()
             dataset, fragments = _in_order(found, condition)
             for fragment in fragments:
@@ -230,16 +210,6 @@ def _columns(found: DeltaTable) -> pa.Schema:
     return schema.remove(schema.get_field_index(POSITION))
 
 
-def _condition(
-    schema: pa.Schema, equals: Mapping[str, str], since: tuple[str, datetime] | None
-) -> pc.Expression | None:
-    parts = [pc.field(column) == value for column, value in equals.items()]
-    if since is not None:
-        column, time_ = since
-        parts.append(pc.field(column) >= pa.scalar(time_, schema.field(column).type))
-    return functools.reduce(operator.and_, parts) if parts else None
-
-
 def _in_order(
     found: DeltaTable, condition: pc.Expression | None = None
 ) -> tuple[ds.Dataset, list[ds.ParquetFileFragment]]:
@@ -272,11 +242,8 @@ def _file_spans(found: DeltaTable) -> list[Span]:
         return []
     columns = [f"min.{POSITION}", f"max.{POSITION}", "size_bytes", "path"]
     rows = zip(*(actions[name].to_pylist() for name in columns), strict=True)
-    return sorted((Span(first, last, size, frozenset([path])) for first, last, size, path in rows), key=_first)
-
-
-def _first(span: Span) -> int:
-    return span.first
+    spans = (Span(first, last, size, frozenset([path])) for first, last, size, path in rows)
+    return sorted(spans, key=operator.attrgetter("first"))
 
 
 def _small_runs(files: Sequence[Span]) -> list[Span]:

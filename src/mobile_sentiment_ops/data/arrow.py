@@ -3,9 +3,15 @@ writer calls `large_string` and another `string` is the same column."""
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Sequence
+
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mobile_sentiment_ops.errors import StoreError
+from mobile_sentiment_ops.ports import Which
 
 
 def fit_schema(rows: pa.Table, known: pa.Schema | None = None) -> pa.Table:
@@ -25,6 +31,25 @@ def fit_schema(rows: pa.Table, known: pa.Schema | None = None) -> pa.Table:
         if known is None or field.name not in known.names
     ]
     return pa.table([_column(rows, field) for field in fields], schema=pa.schema(fields))
+
+
+def choice(
+    table: str, known: pa.Schema, columns: Sequence[str] | None, which: Which
+) -> tuple[list[str], pc.Expression | None]:
+    """The names of the wanted columns, and the condition of the wanted rows; StoreError for a column
+    that the table does not have.
+
+    >>> choice("reviews", pa.schema({"app": pa.string()}), None, {"equals": {"app": "lamp"}})
+    (['app'], <pyarrow.compute.Expression (app == "lamp")>)
+    """
+    wanted, equals, since = known.names if columns is None else list(columns), which.get("equals"), which.get("since")
+    for name in [*wanted, *(equals or {}), *(since or ())[:1]]:
+        if name not in known.names:
+            raise StoreError(f"table {table} has no column {name}; it has {', '.join(known.names)}")
+    parts = [pc.field(name) == value for name, value in (equals or {}).items()]
+    if since is not None:
+        parts.append(pc.field(since[0]) >= pa.scalar(since[1], known.field(since[0]).type))
+    return wanted, functools.reduce(operator.and_, parts) if parts else None
 
 
 def _column(rows: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
