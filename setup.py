@@ -1,13 +1,18 @@
-"""The kernel in C, when there is a compiler; without one the package is built all the same and is slow."""
+"""The parts in C, when there is a compiler; without one the package is built all the same, and is slow."""
+
+from pathlib import Path
 
 from setuptools import Extension, setup
 
-KERNEL = Extension(
-    "mobile_sentiment_ops.models._kernel",
-    ["src/mobile_sentiment_ops/models/_kernel.c"],
-    extra_compile_args=["-O3", "-std=c11", "-Wall", "-Wextra"],
-    py_limited_api=True,
-    optional=True,
-)
+EXTENSIONS = [
+    Extension(
+        ".".join(file.with_suffix("").parts[1:]),
+        [str(file)],
+        extra_compile_args=["-O3", "-std=gnu11", "-Wall", "-Wextra"],
+        py_limited_api=True,
+        optional=True,
+    )
+    for file in sorted(Path("src/mobile_sentiment_ops/models").glob("_*.c"))
+]
 
-setup(ext_modules=[KERNEL], options={"bdist_wheel": {"py_limited_api": "cp311"}})
+setup(ext_modules=EXTENSIONS, options={"bdist_wheel": {"py_limited_api": "cp311"}})

@@ -1,88 +1,54 @@
-/* From UTF-8 to counted features: what reference.py says in Python, about a thousand times faster.
+/* From UTF-8 to counted and weighed features: what reference.py says in Python, some thousand times faster.
  *
- *     table      code points -> classes and folded code points, read from code_points.bin and checked once
+ *     table      code points -> classes and folded code points, checked once when it is loaded
  *     scanner    bytes -> folded code points -> tokens -> hashes of runs of tokens and of characters
- *     counting   hashes of a text -> sorted distinct buckets with counts
- *     weighing   buckets -> weights of length 1
- *     module     the door to Python; everything above knows no Python (KERNEL_CORE_ONLY) and is fuzzed so
+ *     counting   hashes of a text -> rising buckets with counts
+ *     weighing   buckets -> columns with weights, each text of length 1
+ *     module     the door to Python; what is above knows no Python (KERNEL_CORE_ONLY leaves it out) and is fuzzed
  *
- * Nothing is read outside of what was given, whatever it holds. */
+ * Nothing outside of what is given is read, whatever it holds. */
 
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK = 0, NO_MEMORY = -1, NOT_UTF8 = -2 };
+enum { OK = 0, NO_MEMORY = 1, NOT_UTF8 = 2 };
 
-/* --- table */
+/* --- table: docs/code_points.py tells its shape */
 
 enum { SEPARATOR, DROPPED, WORD, UNSPACED, EMOJI, CLASSES };
-enum { BLOCK = 64, BLOCKS = 0x110000 / BLOCK, HEAD = 32 };
+enum { BLOCK = 64, BLOCKS = 0x110000 / BLOCK };
 
-static uint16_t block_of[BLOCKS];
-static uint16_t *entries; /* NULL until a table is loaded */
-static uint32_t *folded;
-static uint32_t ascii[128]; /* the one folded code point, or a class below WORD; ASCII has nothing else */
+static const uint16_t *block_of, *entries; /* NULL until a table is loaded */
+static const uint32_t *folded;
+static uint32_t ascii[128]; /* the one folded code point, or SEPARATOR, or DROPPED */
 
-static uint32_t little_endian(const uint8_t *at, int width)
+static inline uint32_t entry_of(uint32_t point)
 {
-    uint32_t value = 0;
-    while (width--)
-        value = value << 8 | at[width];
-    return value;
+    return entries[block_of[point / BLOCK] * BLOCK + point % BLOCK];
 }
 
-/* Whether `data` is a table whose every number stays inside of it; it then serves until the process ends. */
-static int load_table(const uint8_t *data, size_t size)
+/* Whether every number of a table stays inside of it; then it is used, and has to stay where it is. */
+static int load_table(const uint16_t *of, size_t ofs, const uint16_t *new_entries, size_t count, const uint32_t *points,
+                      size_t size)
 {
-    const size_t sizes = HEAD + 2 * BLOCKS;
-    if (size < sizes + 8)
-        return 0;
-    const size_t blocks = little_endian(data + sizes, 4), words = little_endian(data + sizes + 4, 4);
-    if (blocks > 0x10000 || words > 0x10000 || !words || size != sizes + 8 + blocks * BLOCK * 2 + words * 4)
-        return 0;
-    const uint8_t *entry = data + sizes + 8, *word = entry + blocks * BLOCK * 2;
-    uint16_t *new_entries = malloc(blocks * BLOCK * 2 + 2);
-    uint32_t *new_folded = malloc(words * 4);
-    int sound = new_entries && new_folded;
+    int sound = ofs == BLOCKS && size && points[size - 1] >> 31;
     for (size_t i = 0; sound && i < BLOCKS; i++)
-        sound = (block_of[i] = (uint16_t)little_endian(data + HEAD + 2 * i, 2)) < blocks;
-    for (size_t i = 0; sound && i < blocks * BLOCK; i++)
-        sound = (new_entries[i] = (uint16_t)little_endian(entry + 2 * i, 2)) < CLASSES + words;
-    for (size_t i = 0; sound && i < words; i++)
-        sound = ((new_folded[i] = little_endian(word + 4 * i, 4)) & 0xFFFFFF) < 0x110000;
-    if (!sound || !(new_folded[words - 1] >> 31)) {
-        free(new_entries), free(new_folded);
+        sound = ((size_t)of[i] + 1) * BLOCK <= count;
+    for (size_t i = 0; sound && i < count; i++)
+        sound = new_entries[i] < CLASSES + size;
+    if (!sound)
         return 0;
-    }
-    free(entries), free(folded);
-    entries = new_entries, folded = new_folded;
+    block_of = of, entries = new_entries, folded = points;
     for (uint32_t point = 0; point < 128; point++) {
-        uint32_t found = entries[block_of[point / BLOCK] * BLOCK + point % BLOCK];
-        ascii[point] = found >= CLASSES ? folded[found - CLASSES] & 0xFFFFFF : found == WORD ? point : found;
+        uint32_t entry = entry_of(point);
+        ascii[point] = entry >= CLASSES ? folded[entry - CLASSES] & 0xFFFFFF : entry == WORD ? point : entry;
     }
     return 1;
 }
 
 /* --- scanner */
-
-enum { START = 2, END = 3 }; /* of a token, among its characters; both are separators outside */
-static const uint32_t WORDS_SEED = 0x243F6A88, CHARACTERS_SEED = 0x85A308D3;
-
-static inline uint32_t step(uint32_t hash, uint32_t value)
-{
-    return ((hash << 5 | hash >> 27) ^ value) * 0x9E3779B1u;
-}
-
-static inline uint32_t finish(uint32_t hash)
-{
-    return (hash ^ hash >> 15) * 0xC2B2AE35u;
-}
-
-typedef struct {
-    int words, shortest, longest, bits;
-} Grams;
 
 typedef struct {
     uint32_t *at;
@@ -107,117 +73,105 @@ static inline int push(Vector *vector, uint32_t value)
     return OK;
 }
 
+typedef struct { /* words up to so many tokens, characters from `shortest` to `longest` (0: none), 2^bits buckets */
+    int words, shortest, longest, bits;
+} Grams;
+
 typedef struct {
     Grams grams;
-    Vector hashes, token, tokens; /* of the text; code points of the open token; of all tokens, when traced */
-    int traced, kept;             /* whether all tokens are wanted, and the characters of a token at all */
-    int run, tokens_seen;         /* the class of the open run: WORD, UNSPACED or 0 for none */
-    size_t run_size;
-    uint32_t hash, last, pair;    /* of the open token; of the last token; of the last two */
-    uint32_t before[2];           /* the last two code points of an unspaced run */
+    uint32_t family;       /* the bit that tells characters from words, or 0 when there are no characters */
+    int traced;            /* whether `tokens` is wanted */
+    Vector hashes, tokens; /* of the text; its tokens' code points, each token with a newline */
+    int run, before;       /* the class of the open run; how many tokens came before, up to 2 */
+    uint32_t hash;         /* of the open run so far */
+    Vector points;         /* of the open run; not of words that need their hash alone */
+    uint32_t last, pair;   /* the hashes of the last token and of the last two */
 } Scanner;
 
-/* A token is complete, with its hash before `finish` and its code points in `token` when they are kept. */
-static int end_token(Scanner *scanner, uint32_t hash)
+static const uint32_t START = 2, END = 3; /* around the characters of a token; both are separators outside */
+static const uint32_t WORDS_SEED = 0x243F6A88, CHARACTERS_SEED = 0x85A308D3;
+
+static inline uint32_t step(uint32_t hash, uint32_t value)
 {
-    Vector *token = &scanner->token, *hashes = &scanner->hashes;
-    const Grams *grams = &scanner->grams;
-    int failed = 0;
-    hash = finish(hash);
-    failed |= push(hashes, hash);
-    if (scanner->tokens_seen) {
-        uint32_t pair = finish(step(scanner->last, hash));
-        if (grams->words >= 2)
-            failed |= push(hashes, pair);
-        if (grams->words >= 3 && scanner->tokens_seen >= 2)
-            failed |= push(hashes, finish(step(scanner->pair, hash)));
-        scanner->pair = pair;
-    }
-    scanner->last = hash;
-    scanner->tokens_seen += scanner->tokens_seen < 2;
-    if (!scanner->kept || failed)
-        return failed ? NO_MEMORY : OK;
-    if (scanner->traced) {
-        for (size_t i = 1; i < token->size; i++)
-            failed |= push(&scanner->tokens, token->at[i]);
-        failed |= push(&scanner->tokens, '\n');
-    }
-    failed |= push(token, END);
-    for (size_t first = 0; !failed && grams->longest && first < token->size; first++) {
-        uint32_t run = CHARACTERS_SEED;
-        for (int size = 1; size <= grams->longest && first + size <= token->size; size++) {
-            run = step(run, token->at[first + size - 1]);
-            if (size >= grams->shortest)
-                failed |= push(hashes, finish(run));
+    return ((hash << 5 | hash >> 27) ^ value) * 0x9E3779B1u;
+}
+
+static inline uint32_t finish(uint32_t hash)
+{
+    return (hash ^ hash >> 15) * 0xC2B2AE35u;
+}
+
+static int characters(Scanner *scanner, const uint32_t *points, size_t size)
+{
+    const size_t shortest = (size_t)scanner->grams.shortest, longest = (size_t)scanner->grams.longest;
+    int failed = OK;
+    for (size_t first = 0; first < size + 2 && !failed; first++) {
+        uint32_t hash = CHARACTERS_SEED;
+        for (size_t at = first; at < size + 2 && at < first + longest; at++) {
+            hash = step(hash, at == 0 ? START : at > size ? END : points[at - 1]);
+            if (at - first + 1 >= shortest)
+                failed |= push(&scanner->hashes, finish(hash) | scanner->family);
         }
     }
-    return failed ? NO_MEMORY : OK;
+    return failed;
 }
 
-static int begin_token(Scanner *scanner)
+/* A complete token; its code points are read only for characters and when traced. */
+static int token(Scanner *scanner, const uint32_t *points, size_t size, uint32_t hash)
 {
-    scanner->hash = WORDS_SEED;
-    scanner->token.size = 0;
-    return scanner->kept ? push(&scanner->token, START) : OK;
-}
-
-static inline int extend_token(Scanner *scanner, uint32_t point)
-{
-    scanner->hash = step(scanner->hash, point);
-    return scanner->kept ? push(&scanner->token, point) : OK;
-}
-
-static int whole_token(Scanner *scanner, const uint32_t *points, size_t size)
-{
-    int failed = begin_token(scanner);
-    for (size_t i = 0; i < size; i++)
-        failed |= extend_token(scanner, points[i]);
-    return failed ? NO_MEMORY : end_token(scanner, scanner->hash);
+    Vector *hashes = &scanner->hashes;
+    const uint32_t words = ~scanner->family, pair = finish(step(scanner->last, hash = finish(hash)));
+    int failed = push(hashes, hash & words);
+    if (scanner->before >= 1 && scanner->grams.words >= 2)
+        failed |= push(hashes, pair & words);
+    if (scanner->before >= 2 && scanner->grams.words >= 3)
+        failed |= push(hashes, finish(step(scanner->pair, hash)) & words);
+    scanner->last = hash, scanner->pair = pair;
+    scanner->before += scanner->before < 2;
+    for (size_t i = 0; scanner->traced && i <= size; i++)
+        failed |= push(&scanner->tokens, i < size ? points[i] : '\n');
+    return failed || (scanner->grams.longest && characters(scanner, points, size)) ? NO_MEMORY : OK;
 }
 
 static int end_run(Scanner *scanner)
 {
-    int run = scanner->run;
-    scanner->run = 0;
-    if (run == WORD)
-        return end_token(scanner, scanner->hash);
-    if (run == UNSPACED && scanner->run_size < 3) /* too short for a triple: itself */
-        return whole_token(scanner, scanner->before + 2 - scanner->run_size, scanner->run_size);
-    return OK;
+    const uint32_t *points = scanner->points.at;
+    const size_t size = scanner->points.size;
+    int failed = OK, run = scanner->run;
+    scanner->run = SEPARATOR;
+    if (run == SEPARATOR)
+        return OK;
+    if (run != UNSPACED || size <= 3)
+        return token(scanner, points, size, scanner->hash);
+    for (size_t at = 0; at + 3 <= size && !failed; at++)
+        failed = token(scanner, points + at, 3, step(step(step(WORDS_SEED, points[at]), points[at + 1]), points[at + 2]));
+    return failed;
 }
 
-/* The next folded code point of the text. */
+static inline int begin_run(Scanner *scanner, int class)
+{
+    int failed = end_run(scanner);
+    scanner->run = class, scanner->hash = WORDS_SEED, scanner->points.size = 0;
+    return failed;
+}
+
+/* The next folded code point. */
 static int take(Scanner *scanner, uint32_t point, int class)
 {
-    int failed = 0;
     if (class == DROPPED)
         return OK;
-    if (scanner->run != class) {
-        failed |= end_run(scanner);
-        if (class == EMOJI)
-            return failed | whole_token(scanner, &point, 1);
-        scanner->run = class == SEPARATOR ? 0 : class;
-        scanner->run_size = 0;
-        if (class == WORD)
-            failed |= begin_token(scanner);
-    }
-    if (class == WORD)
-        failed |= extend_token(scanner, point);
-    else if (class == UNSPACED) {
-        uint32_t triple[3] = {scanner->before[0], scanner->before[1], point};
-        if (++scanner->run_size >= 3)
-            failed |= whole_token(scanner, triple, 3);
-        scanner->before[0] = scanner->before[1], scanner->before[1] = point;
-    }
-    return failed ? NO_MEMORY : OK;
+    if ((class != scanner->run || class == EMOJI) && begin_run(scanner, class))
+        return NO_MEMORY;
+    scanner->hash = step(scanner->hash, point);
+    return class == SEPARATOR ? OK : push(&scanner->points, point);
 }
 
-/* The code point at `at`, whose bytes are moved past; -1 when the bytes are not UTF-8. */
+/* The code point at `*at`, which moves past it; -1 when it is not UTF-8. */
 static int32_t decode(const uint8_t **at, const uint8_t *end)
 {
     static const int32_t least[4] = {0, 0x80, 0x800, 0x10000};
     const uint8_t *byte = *at;
-    int more = *byte < 0x80 ? 0 : *byte < 0xC2 ? 4 : *byte < 0xE0 ? 1 : *byte < 0xF0 ? 2 : *byte < 0xF5 ? 3 : 4;
+    const int more = *byte < 0x80 ? 0 : *byte < 0xC2 ? 4 : *byte < 0xE0 ? 1 : *byte < 0xF0 ? 2 : *byte < 0xF5 ? 3 : 4;
     if (more > 3 || end - byte <= more)
         return -1;
     int32_t point = more ? *byte & (0x3F >> more) : *byte;
@@ -226,81 +180,89 @@ static int32_t decode(const uint8_t **at, const uint8_t *end)
             return -1;
         point = point << 6 | (byte[i] & 0x3F);
     }
-    if (point < least[more] || point > 0x10FFFF || (point >= 0xD800 && point < 0xE000))
-        return -1;
     *at = byte + more + 1;
-    return point;
+    return point < least[more] || point > 0x10FFFF || (point >= 0xD800 && point < 0xE000) ? -1 : point;
 }
 
 /* The hashes of a text, in `hashes`. */
 static int scan(Scanner *scanner, const uint8_t *at, size_t size)
 {
-    const uint8_t *end = at + size;
-    int failed = 0;
+    const uint8_t *const end = at + size;
+    const int hash_alone = !scanner->traced && !scanner->grams.longest;
+    int failed = OK;
     scanner->hashes.size = scanner->tokens.size = 0;
-    scanner->run = scanner->tokens_seen = 0;
+    scanner->run = SEPARATOR, scanner->before = 0;
     while (at < end && !failed) {
-        if (*at < 128 && !scanner->kept) { /* most text: a word of ASCII at once */
-            uint32_t value = ascii[*at], hash = scanner->hash;
-            if (value < CLASSES) {
-                at++;
-                if (value == SEPARATOR && scanner->run)
-                    failed = end_run(scanner);
-                continue;
-            }
-            if (scanner->run != WORD) {
-                failed = end_run(scanner);
-                scanner->run = WORD, hash = WORDS_SEED;
-            }
+        uint32_t value;
+        if (hash_alone && *at < 128 && (value = ascii[*at]) >= CLASSES) { /* most text: a word of ASCII at once */
+            if (scanner->run != WORD)
+                failed = begin_run(scanner, WORD);
+            uint32_t hash = scanner->hash;
             do
                 hash = step(hash, value);
             while (++at < end && *at < 128 && (value = ascii[*at]) >= CLASSES);
             scanner->hash = hash;
             continue;
         }
-        int32_t point = decode(&at, end);
+        const int32_t point = decode(&at, end);
         if (point < 0)
             return NOT_UTF8;
-        uint32_t entry = entries[block_of[point / BLOCK] * BLOCK + point % BLOCK];
-        if (entry < CLASSES) {
+        const uint32_t entry = entry_of((uint32_t)point);
+        if (entry < CLASSES)
             failed = take(scanner, (uint32_t)point, (int)entry);
-            continue;
+        else {
+            const uint32_t *next = folded + entry - CLASSES;
+            do
+                failed |= take(scanner, *next & 0xFFFFFF, (int)(*next >> 24 & 0x7F));
+            while (!(*next++ >> 31));
         }
-        const uint32_t *next = folded + entry - CLASSES;
-        do
-            failed |= take(scanner, *next & 0xFFFFFF, *next >> 24 & 0x7F);
-        while (!(*next++ >> 31));
     }
     return failed || end_run(scanner) ? NO_MEMORY : OK;
 }
 
+static void end_scanner(Scanner *scanner)
+{
+    free(scanner->hashes.at), free(scanner->tokens.at), free(scanner->points.at);
+}
+
 /* --- counting */
 
-enum { FEW = 48 }; /* up to so many numbers insertion is the faster way to sort */
-
-/* `size` numbers below 2^bits in rising order; `spare` has room for as many. */
-static void sort(uint32_t *numbers, uint32_t *spare, size_t size, int bits)
+/* `from` by 6 bits of its numbers into `to`, otherwise in the same order. */
+static void distribute(const uint32_t *from, uint32_t *to, size_t size, int shift)
 {
-    if (size <= FEW) {
-        for (size_t i = 1; i < size; i++) {
-            uint32_t number = numbers[i];
-            size_t to = i;
-            for (; to && numbers[to - 1] > number; to--)
-                numbers[to] = numbers[to - 1];
-            numbers[to] = number;
+    size_t starts[65] = {0};
+    for (size_t i = 0; i < size; i++)
+        starts[(from[i] >> shift & 63) + 1]++;
+    for (int i = 1; i < 64; i++)
+        starts[i] += starts[i - 1];
+    for (size_t i = 0; i < size; i++)
+        to[starts[from[i] >> shift & 63]++] = from[i];
+}
+
+/* Where the numbers, all of their 32 bits, are in rising order: here, or in `spare` of the same size. Few are put near
+ * their place by their first bits and moved there; many are distributed by all, so that none can make it slow. */
+static uint32_t *sorted(uint32_t *numbers, uint32_t *spare, size_t size)
+{
+    if (size > 256) {
+        for (int shift = 0; shift < 32; shift += 6) {
+            uint32_t *from = numbers;
+            distribute(from, spare, size, shift);
+            numbers = spare, spare = from;
         }
-        return;
+        return numbers;
     }
-    for (int shift = 0; shift < bits; shift += 8) { /* by one byte after the other */
-        size_t starts[257] = {0};
-        for (size_t i = 0; i < size; i++)
-            starts[(numbers[i] >> shift & 0xFF) + 1]++;
-        for (int i = 0; i < 255; i++)
-            starts[i + 1] += starts[i];
-        for (size_t i = 0; i < size; i++)
-            spare[starts[numbers[i] >> shift & 0xFF]++] = numbers[i];
-        memcpy(numbers, spare, size * sizeof *numbers);
+    if (size > 8) {
+        distribute(numbers, spare, size, 26);
+        numbers = spare;
     }
+    for (size_t i = 1; i < size; i++) {
+        const uint32_t number = numbers[i];
+        size_t to = i;
+        for (; to && numbers[to - 1] > number; to--)
+            numbers[to] = numbers[to - 1];
+        numbers[to] = number;
+    }
+    return numbers;
 }
 
 typedef struct {
@@ -308,57 +270,102 @@ typedef struct {
     size_t size;
 } Text;
 
-typedef struct { /* of the texts in turn: `ends[i]` is where the buckets of text i end */
+typedef struct { /* of texts in turn: `ends[i]` is where the buckets of text i end */
     int64_t *ends;
     int32_t *buckets;
     float *counts;
     size_t size, room;
 } Found;
 
-/* The filled buckets of `count` texts; on failure `*fault` is the text at which it happened. */
-static int count_texts(const Text *texts, size_t count, Grams grams, Found *found, size_t *fault)
+static int make_room(Found *found, size_t more)
 {
-    Scanner scanner = {.grams = grams, .kept = grams.longest > 0};
+    if (found->room - found->size >= more)
+        return OK;
+    const size_t room = 2 * found->room + more + 1024;
+    int32_t *buckets = realloc(found->buckets, room * sizeof *buckets);
+    if (buckets)
+        found->buckets = buckets;
+    float *counts = realloc(found->counts, room * sizeof *counts);
+    if (counts)
+        found->counts = counts;
+    if (!buckets || !counts)
+        return NO_MEMORY;
+    found->room = room;
+    return OK;
+}
+
+/* The filled buckets of `count` texts; on failure `*row` is the text at which it happened. */
+static int count_texts(const Text *texts, size_t count, Grams grams, Found *found, size_t *row)
+{
+    Scanner scanner = {.grams = grams, .family = grams.longest ? (uint32_t)1 << (32 - grams.bits) : 0};
     Vector spare = {0};
     int failed = (found->ends = malloc((count + 1) * sizeof *found->ends)) ? OK : NO_MEMORY;
-    *fault = 0;
-    for (size_t row = 0; row < count && !failed; row++) {
-        *fault = row;
-        if ((failed = scan(&scanner, texts[row].at, texts[row].size)))
+    for (*row = 0; !failed && *row < count; ++*row) {
+        if ((failed = scan(&scanner, texts[*row].at, texts[*row].size)))
             break;
-        uint32_t *hashes = scanner.hashes.at;
         const size_t size = scanner.hashes.size;
-        while (spare.room < size && !(failed = enlarge(&spare)))
-            ;
-        if (!failed && found->size + size > found->room) {
-            size_t room = 2 * found->room + size + 1024;
-            int32_t *buckets = realloc(found->buckets, room * sizeof *buckets);
-            found->buckets = buckets ? buckets : found->buckets;
-            float *counts = realloc(found->counts, room * sizeof *counts);
-            found->counts = counts ? counts : found->counts;
-            found->room = room;
-            failed = buckets && counts ? OK : NO_MEMORY;
-        }
-        if (failed)
+        while (spare.room < size && !failed)
+            failed = enlarge(&spare);
+        if (failed || (failed = make_room(found, size)))
             break;
-        for (size_t i = 0; i < size; i++)
-            hashes[i] >>= 32 - grams.bits;
-        sort(hashes, spare.at, size, grams.bits);
+        const uint32_t *hashes = sorted(scanner.hashes.at, spare.at, size);
+        const int shift = 32 - grams.bits;
         for (size_t i = 0, next; i < size; i = next) {
-            for (next = i + 1; next < size && hashes[next] == hashes[i]; next++)
-                ;
-            found->buckets[found->size] = (int32_t)hashes[i];
+            for (next = i + 1; next < size && hashes[next] >> shift == hashes[i] >> shift;)
+                next++;
+            found->buckets[found->size] = (int32_t)(hashes[i] >> shift);
             found->counts[found->size++] = (float)(next - i);
         }
-        found->ends[row] = (int64_t)found->size;
+        found->ends[*row] = (int64_t)found->size;
     }
-    free(scanner.hashes.at), free(scanner.token.at), free(spare.at);
+    end_scanner(&scanner), free(spare.at);
     return failed;
 }
 
-static void forget(Found *found)
+static void end_found(Found *found)
 {
     free(found->ends), free(found->buckets), free(found->counts);
+}
+
+/* --- weighing */
+
+typedef struct { /* rows between `starts`, of which there are one more */
+    int64_t *starts;
+    int32_t *numbers;
+    float *values;
+} Rows;
+
+/* For buckets with counts, the columns of those that have one, and (1 + log(count)) * weight in rows of length 1.
+ * Whether the starts rise within `size`. */
+static int weigh(Rows from, size_t count, size_t size, const int32_t *columns, size_t buckets, const float *weights,
+                 size_t features, Rows to)
+{
+    float logs[64];
+    size_t at = 0, filled = 0;
+    for (int i = 1; i < 64; i++)
+        logs[i] = 1 + (float)log(i);
+    to.starts[0] = 0;
+    for (size_t row = 0; row < count; row++) {
+        const int64_t end = from.starts[row + 1];
+        size_t first = filled;
+        double square = 0;
+        if (from.starts[0] || end < (int64_t)at || end > (int64_t)size)
+            return 0;
+        for (; at < (size_t)end; at++) {
+            const uint32_t bucket = (uint32_t)from.numbers[at];
+            const uint32_t column = bucket < buckets ? (uint32_t)columns[bucket] : UINT32_MAX;
+            if (column >= features)
+                continue;
+            const float times = from.values[at];
+            const float value = (times >= 1 && times < 64 ? logs[(int)times] : 1 + (float)log(times)) * weights[column];
+            to.numbers[filled] = (int32_t)column, to.values[filled++] = value;
+            square += (double)value * value;
+        }
+        for (const double length = sqrt(square); first < filled; first++)
+            to.values[first] = (float)(to.values[first] / length);
+        to.starts[row + 1] = (int64_t)filled;
+    }
+    return 1;
 }
 
 /* --- module */
@@ -373,174 +380,127 @@ static PyObject *bytes_of(const void *data, size_t size)
     return PyBytes_FromStringAndSize(size ? data : "", (Py_ssize_t)size);
 }
 
-/* The texts of a tuple of str; NULL with an exception that names the text. */
-static Text *texts_of_tuple(PyObject *tuple, Py_ssize_t count, Py_ssize_t first)
+/* The texts of a tuple of str. */
+static int texts_of_strings(PyObject *strings, Text *texts, Py_ssize_t count, Py_ssize_t first)
 {
-    Text *texts = PyMem_Malloc((size_t)(count + 1) * sizeof *texts);
-    for (Py_ssize_t row = 0; texts && row < count; row++) {
+    for (Py_ssize_t row = 0; row < count; row++) {
         Py_ssize_t size;
-        const char *data = PyUnicode_AsUTF8AndSize(PyTuple_GetItem(tuple, row), &size);
+        const char *data = PyUnicode_AsUTF8AndSize(PyTuple_GetItem(strings, row), &size);
         if (!data) {
             if (PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
-                PyErr_Format(PyExc_ValueError, "text %zd holds a lone surrogate, which is half a character", first + row);
-            else if (PyErr_ExceptionMatches(PyExc_TypeError))
-                PyErr_Format(PyExc_TypeError, "text %zd is no str", first + row);
-            PyMem_Free(texts);
-            return NULL;
+                PyErr_Format(PyExc_ValueError, "text %zd holds a lone surrogate, half of a character", first + row);
+            return 0;
         }
         texts[row] = (Text){(const uint8_t *)data, (size_t)size};
     }
-    return texts ? texts : (Text *)PyErr_NoMemory();
+    return 1;
 }
 
-/* The texts between Arrow offsets of `width` bytes, from offset `from` on; a null is an empty text. */
-static Text *texts_of_arrow(Py_buffer *data, Py_buffer *offsets, Py_buffer *valid, Py_ssize_t from, Py_ssize_t count,
-                            int width, Py_ssize_t first)
+/* The texts of `data` between pairs of places. */
+static int texts_of_bounds(const Py_buffer *data, const int64_t *bounds, Text *texts, Py_ssize_t count, Py_ssize_t first)
 {
-    const char *fault = NULL;
-    Text *texts = PyMem_Malloc((size_t)(count + 1) * sizeof *texts);
-    if (!texts)
-        return (Text *)PyErr_NoMemory();
-    const Py_ssize_t last = offsets->len / width - 1; /* texts that have both their offsets */
-    if (count && (from < 0 || count > last || from > last - count))
-        fault = "is outside of its offsets";
-    else if (valid->buf && (from + count + 7) / 8 > valid->len)
-        fault = "is outside of its validity bits";
-    Py_ssize_t row = 0;
-    for (; !fault && row < count; row++) {
-        int64_t ends[2];
-        const char *at = (const char *)offsets->buf + (from + row) * width;
-        if (width == 8)
-            memcpy(ends, at, sizeof ends);
-        else {
-            int32_t narrow[2];
-            memcpy(narrow, at, sizeof narrow);
-            ends[0] = narrow[0], ends[1] = narrow[1];
+    for (Py_ssize_t row = 0; row < count; row++, bounds += 2) {
+        if (bounds[0] < 0 || bounds[1] < bounds[0] || bounds[1] > data->len) {
+            PyErr_Format(PyExc_ValueError, "text %zd has offsets that do not rise within its data", first + row);
+            return 0;
         }
-        if (ends[0] < 0 || ends[1] < ends[0] || ends[1] > data->len) {
-            fault = "has offsets that do not rise within its data";
-            break;
-        }
-        int null = valid->buf && !(((const uint8_t *)valid->buf)[(from + row) / 8] >> (from + row) % 8 & 1);
-        texts[row] = (Text){(const uint8_t *)data->buf + (null ? 0 : ends[0]), null ? 0 : (size_t)(ends[1] - ends[0])};
+        texts[row] = (Text){(const uint8_t *)data->buf + bounds[0], (size_t)(bounds[1] - bounds[0])};
     }
-    if (!fault)
-        return texts;
-    PyErr_Format(PyExc_ValueError, "text %zd %s", first + row, fault);
-    PyMem_Free(texts);
-    return NULL;
+    return 1;
 }
 
-static PyObject *counted(const Text *texts, Py_ssize_t count, Grams grams, Py_ssize_t first)
+/* Ends, buckets and counts, as bytes, of a tuple of str, or of UTF-8 and pairs of places in it. */
+static PyObject *kernel_count(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    Found found = {0};
-    size_t fault;
-    int failed;
-    PyObject *answer = NULL;
-    Py_BEGIN_ALLOW_THREADS
-    failed = count_texts(texts, (size_t)count, grams, &found, &fault);
-    Py_END_ALLOW_THREADS
-    if (failed == NOT_UTF8)
-        PyErr_Format(PyExc_ValueError, "text %zd is not valid UTF-8", first + (Py_ssize_t)fault);
-    else if (failed)
-        PyErr_NoMemory();
-    else
-        answer = Py_BuildValue("NNN", bytes_of(found.ends, (size_t)count * sizeof *found.ends),
-                               bytes_of(found.buckets, found.size * sizeof *found.buckets),
-                               bytes_of(found.counts, found.size * sizeof *found.counts));
-    forget(&found);
-    return answer;
-}
-
-#define GRAMS "iiii"
-#define GRAMS_INTO(grams) &(grams).words, &(grams).shortest, &(grams).longest, &(grams).bits
-
-static int usable(Grams grams)
-{
-    if (entries && grams.words >= 1 && grams.words <= 3 && grams.shortest >= 0 && grams.longest <= 64 && grams.bits >= 1
-        && grams.bits <= 30)
-        return 1;
-    PyErr_SetString(PyExc_ValueError, entries ? "these grams are out of range" : "no table of code points is loaded");
-    return 0;
-}
-
-static PyObject *module_count_tuple(PyObject *module, PyObject *arguments)
-{
-    PyObject *tuple, *answer = NULL;
+    PyObject *given, *answer = NULL;
+    Py_buffer data = {0}, bounds = {0};
     Py_ssize_t first;
     Grams grams;
-    (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!n" GRAMS, &PyTuple_Type, &tuple, &first, GRAMS_INTO(grams)) || !usable(grams))
+    Found found = {0};
+    size_t row;
+    int failed;
+    if (!PyArg_ParseTuple(arguments, "Oz*niiii", &given, &data, &first, &grams.words, &grams.shortest, &grams.longest,
+                          &grams.bits))
         return NULL;
-    Py_ssize_t count = PyTuple_Size(tuple);
-    Text *texts = texts_of_tuple(tuple, count, first);
-    if (texts)
-        answer = counted(texts, count, grams, first);
-    PyMem_Free(texts);
-    return answer;
-}
-
-static PyObject *module_count_arrow(PyObject *module, PyObject *arguments)
-{
-    Py_buffer data, offsets, valid;
-    Py_ssize_t from, count, first;
-    int width;
-    Grams grams;
-    PyObject *answer = NULL;
-    (void)module;
-    if (!PyArg_ParseTuple(arguments, "z*z*z*nnin" GRAMS, &data, &offsets, &valid, &from, &count, &width, &first,
-                          GRAMS_INTO(grams)))
-        return NULL;
-    if (count < 0 || (width != 4 && width != 8))
-        PyErr_SetString(PyExc_ValueError, "offsets are of 4 or 8 bytes");
-    else if (usable(grams)) {
-        Text *texts = texts_of_arrow(&data, &offsets, &valid, from, count, width, first);
-        if (texts)
-            answer = counted(texts, count, grams, first);
-        PyMem_Free(texts);
+    const int strings = PyTuple_Check(given);
+    Text *texts = NULL;
+    if (!entries || grams.bits < 1 || grams.bits > 32)
+        PyErr_SetString(PyExc_ValueError, "no table is loaded, or bits is not 1..32");
+    else if (strings || !PyObject_GetBuffer(given, &bounds, PyBUF_SIMPLE)) {
+        const Py_ssize_t count = strings ? PyTuple_Size(given) : bounds.len / 16;
+        if (!(texts = PyMem_Malloc((size_t)(count + 1) * sizeof *texts)))
+            PyErr_NoMemory();
+        else if (strings ? texts_of_strings(given, texts, count, first)
+                         : texts_of_bounds(&data, bounds.buf, texts, count, first)) {
+            Py_BEGIN_ALLOW_THREADS
+            failed = count_texts(texts, (size_t)count, grams, &found, &row);
+            Py_END_ALLOW_THREADS
+            if (failed == NOT_UTF8)
+                PyErr_Format(PyExc_ValueError, "text %zd is not valid UTF-8", first + (Py_ssize_t)row);
+            else if (failed)
+                PyErr_NoMemory();
+            else
+                answer = Py_BuildValue("NNN", bytes_of(found.ends, (size_t)count * sizeof *found.ends),
+                                       bytes_of(found.buckets, found.size * sizeof *found.buckets),
+                                       bytes_of(found.counts, found.size * sizeof *found.counts));
+        }
     }
-    PyBuffer_Release(&data), PyBuffer_Release(&offsets), PyBuffer_Release(&valid);
+    end_found(&found), PyMem_Free(texts), PyBuffer_Release(&data), PyBuffer_Release(&bounds);
     return answer;
 }
 
-static PyObject *module_tokens(PyObject *module, PyObject *arguments)
+/* The code points of the tokens of a str, each token with a newline, as native UTF-32. */
+static PyObject *kernel_tokens(PyObject *Py_UNUSED(module), PyObject *text)
 {
-    Scanner scanner = {.grams = {.words = 1}, .traced = 1, .kept = 1};
-    const char *data;
+    Scanner scanner = {.traced = 1};
     Py_ssize_t size;
-    PyObject *answer = NULL;
-    (void)module;
-    if (!PyArg_ParseTuple(arguments, "y#", &data, &size) || !usable((Grams){1, 0, 0, 20}))
+    const char *data = PyUnicode_AsUTF8AndSize(text, &size);
+    if (!data)
         return NULL;
-    int failed = scan(&scanner, (const uint8_t *)data, (size_t)size);
-    if (failed == NOT_UTF8)
-        PyErr_SetString(PyExc_ValueError, "this is not valid UTF-8");
-    else if (failed)
-        PyErr_NoMemory();
-    else
-        answer = bytes_of(scanner.tokens.at, scanner.tokens.size * sizeof *scanner.tokens.at);
-    free(scanner.hashes.at), free(scanner.token.at), free(scanner.tokens.at);
+    PyObject *answer = scan(&scanner, (const uint8_t *)data, (size_t)size)
+                           ? PyErr_NoMemory()
+                           : bytes_of(scanner.tokens.at, scanner.tokens.size * sizeof *scanner.tokens.at);
+    end_scanner(&scanner);
     return answer;
 }
 
-static PyObject *module_load(PyObject *module, PyObject *arguments)
+/* Weigh into three arrays of sizes that suffice. */
+static PyObject *kernel_weigh(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    const char *data;
-    Py_ssize_t size;
-    (void)module;
-    if (!PyArg_ParseTuple(arguments, "y#", &data, &size))
+    Py_buffer of[8];
+    if (!PyArg_ParseTuple(arguments, "y*y*y*y*y*w*w*w*", of, of + 1, of + 2, of + 3, of + 4, of + 5, of + 6, of + 7))
         return NULL;
-    if (!load_table((const uint8_t *)data, (size_t)size))
+    const Rows from = {of[0].buf, of[1].buf, of[2].buf}, to = {of[5].buf, of[6].buf, of[7].buf};
+    int fit = of[0].len >= 8 && of[1].len == of[2].len && of[5].len == of[0].len && of[6].len == of[1].len
+              && of[7].len == of[1].len;
+    Py_BEGIN_ALLOW_THREADS
+    fit = fit && weigh(from, (size_t)of[0].len / 8 - 1, (size_t)of[1].len / 4, of[3].buf, (size_t)of[3].len / 4, of[4].buf,
+                       (size_t)of[4].len / 4, to);
+    Py_END_ALLOW_THREADS
+    for (int i = 0; i < 8; i++)
+        PyBuffer_Release(of + i);
+    if (!fit)
+        return PyErr_Format(PyExc_ValueError, "starts, buckets and counts do not fit together");
+    Py_RETURN_NONE;
+}
+
+/* Use a table: three buffers, which it keeps. */
+static PyObject *kernel_load(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    Py_buffer of[3]; /* never released: the table points into them */
+    if (!PyArg_ParseTuple(arguments, "y*y*y*", of, of + 1, of + 2))
+        return NULL;
+    if (!load_table(of[0].buf, (size_t)of[0].len / 2, of[1].buf, (size_t)of[1].len / 2, of[2].buf, (size_t)of[2].len / 4))
         return PyErr_Format(PyExc_ValueError, "this is no table of code points");
     Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {
-    {"load", module_load, METH_VARARGS, "Use this table of code points."},
-    {"tokens", module_tokens, METH_VARARGS, "The tokens of UTF-8 text, each with a newline, as native UTF-32."},
-    {"count_tuple", module_count_tuple, METH_VARARGS, "Ends, buckets and counts of a tuple of texts, as bytes."},
-    {"count_arrow", module_count_arrow, METH_VARARGS, "The same of texts in Arrow's buffers."},
-    {0},
+    {"count", kernel_count, METH_VARARGS, NULL},
+    {"tokens", kernel_tokens, METH_O, NULL},
+    {"weigh", kernel_weigh, METH_VARARGS, NULL},
+    {"load", kernel_load, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_kernel", .m_size = -1, .m_methods = methods};

@@ -1,17 +1,10 @@
 from collections.abc import Buffer
 
-def load(table: bytes, /) -> None: ...
-def tokens(data: bytes, /) -> bytes: ...
-def count_tuple(
-    texts: tuple[str, ...], first: int, words: int, shortest: int, longest: int, bits: int, /
-) -> tuple[bytes, bytes, bytes]: ...
-def count_arrow(
+def load(blocks: Buffer, entries: Buffer, folded: Buffer, /) -> None: ...
+def tokens(text: str, /) -> bytes: ...
+def count(
+    texts: tuple[str, ...] | Buffer,
     data: Buffer | None,
-    offsets: Buffer | None,
-    valid: Buffer | None,
-    start: int,
-    count: int,
-    width: int,
     first: int,
     words: int,
     shortest: int,
@@ -19,3 +12,14 @@ def count_arrow(
     bits: int,
     /,
 ) -> tuple[bytes, bytes, bytes]: ...
+def weigh(
+    starts: Buffer,
+    buckets: Buffer,
+    counts: Buffer,
+    columns: Buffer,
+    weights: Buffer,
+    to_starts: Buffer,
+    to_columns: Buffer,
+    to_values: Buffer,
+    /,
+) -> None: ...

@@ -4,10 +4,10 @@
     counted   how often each of 2^bits buckets occurs in each text
     tokens    "I don't LOVE it 👍" -> i dont love it 👍
 
-`_kernel.c` does the work when it was built, else `reference.py` does the same slowly. Every code point is folded by
-itself by a table of one version of Unicode (docs/code_points.py writes it): compatibility forms, case and the accents of
-Latin, Greek and Cyrillic go, marks of other scripts stay with their letters, negations and emoji stay tokens, and
-scripts written without blanks (Thai, Chinese, Japanese, ...) become overlapping triples of characters.
+`_kernel.c` does the work when it was built, else `reference.py` does the same slowly. Each code point is folded by
+a table of one version of Unicode (docs/code_points.py writes it), whatever stands beside it: compatibility forms,
+case and the accents of Latin, Greek and Cyrillic go, marks of other scripts stay with their letters, negations and
+emoji stay tokens, and scripts written without blanks (Thai, Chinese, Japanese, ...) become overlapping triples.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,25 +27,35 @@ import numpy.typing as npt
 from mobile_sentiment_ops.errors import DataError
 
 BATCH_TEXTS = 16_384
-TABLE = Path(__file__).with_name("code_points.bin").read_bytes()
-UNICODE_VERSION = TABLE[:32].rstrip(b"\0").decode().removeprefix("Unicode ")
 
+_HEAD, _BLOCKS = 32, 0x110000 // 64
+_DATA = Path(__file__).with_name("code_points.bin").read_bytes()
+_ENTRIES, _FOLDED = np.frombuffer(_DATA, "<u4", 2, _HEAD + 2 * _BLOCKS).tolist()
+TABLE = (
+    np.frombuffer(_DATA, "<u2", _BLOCKS, _HEAD).astype(np.uint16),
+    np.frombuffer(_DATA, "<u2", 64 * _ENTRIES, _HEAD + 2 * _BLOCKS + 8).astype(np.uint16),
+    np.frombuffer(_DATA, "<u4", _FOLDED, len(_DATA) - 4 * _FOLDED).astype(np.uint32),
+)
+"""Blocks, entries and folded code points."""
+UNICODE_VERSION = _DATA[:_HEAD].rstrip(b"\0").decode().removeprefix("Unicode ")
+
+_kernel: ModuleType | None
 try:
     from mobile_sentiment_ops.models import _kernel
 except ImportError:
-    _kernel = None  # type: ignore[assignment]
+    _kernel = None
 else:
-    _kernel.load(TABLE)
+    _kernel.load(*TABLE)
 
 Texts: TypeAlias = "Sequence[str] | Any"
-"""Strings, or an Arrow array or chunked array of strings: pyarrow is not imported to look at one."""
+"""Strings, or an Arrow array or chunked array of them: pyarrow is not imported to look at one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grams:
     """Which features a text has. `words`: runs of up to so many tokens, 1..3. `characters`: runs of so many to so
-    many code points inside a token with a mark at its start and its end, 1..6; (0, 0) for none. `bits`: 2^bits
-    buckets, 10..24."""
+    many code points inside a token with a mark at its start and its end, 1..6; (0, 0) for none. With characters,
+    they are in odd buckets and words in even ones. `bits`: 2^bits buckets, 10..24."""
 
     words: int = 2
     characters: tuple[int, int] = (0, 0)
@@ -55,13 +66,12 @@ class Grams:
         if not (1 <= self.words <= 3 and 10 <= self.bits <= 24):
             raise ValueError(f"words is {self.words} and bits {self.bits}, expected 1..3 and 10..24")
         if (shortest, longest) != (0, 0) and not 1 <= shortest <= longest <= 6:
-            raise ValueError(f"characters is {self.characters}, expected two rising numbers of 1..6, or (0, 0)")
+            raise ValueError(f"characters is {self.characters}, expected two numbers of 1..6 that rise, or (0, 0)")
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """The filled buckets of n texts, text after text: text i has those from `starts[i]` to `starts[i + 1]`,
-    rising."""
+    """The filled buckets of n texts: text i has those from `starts[i]` to `starts[i + 1]`, rising."""
 
     starts: npt.NDArray[np.int64]
     buckets: npt.NDArray[np.int32]
@@ -80,11 +90,12 @@ def tokens(text: str) -> list[str]:
     (['i', 'dont', 'love', 'it', '👍'], ['ใช้', 'ช้ง', '้งา', 'งาน', 'ok'])
     """
     if _kernel is None:
-        return _reference().tokens(text)
-    return _kernel.tokens(text.encode()).decode(f"utf-32-{sys.byteorder[0]}e").split("\n")[:-1]
+        return list(_reference().tokens(text))
+    points: str = _kernel.tokens(text).decode(f"utf-32-{sys.byteorder[0]}e")
+    return points.split("\n")[:-1]
 
 
-def counted(texts: Texts, grams: Grams = Grams(), *, threads: int = 1) -> Counted:  # noqa: B008 - frozen
+def counted(texts: Texts, grams: Grams = Grams(), *, threads: int = 1) -> Counted:
     """How often each bucket occurs in each text. DataError names the text that is not valid Unicode; a null of an
     Arrow array is an empty text.
 
@@ -92,14 +103,15 @@ def counted(texts: Texts, grams: Grams = Grams(), *, threads: int = 1) -> Counte
     >>> sorted(found.counts.tolist()), found.starts.tolist()
     ([1.0, 1.0, 1.0, 2.0], [0, 4, 4])
     """
-    settings = (grams.words, *grams.characters, grams.bits)
+    if (kernel := _kernel) is None:
+        strings = [text or "" for text in texts.to_pylist()] if hasattr(texts, "to_pylist") else texts
+        found: Counted = _reference().counted(strings, grams)
+        return found
 
-    def of(batch: tuple[Any, ...]) -> tuple[bytes, bytes, bytes]:
-        count = _kernel.count_tuple if len(batch) == 2 else _kernel.count_arrow
-        return count(*batch, *settings)
+    def of(batch: tuple[Any, Any, int]) -> tuple[bytes, bytes, bytes]:
+        answer: tuple[bytes, bytes, bytes] = kernel.count(*batch, grams.words, *grams.characters, grams.bits)
+        return answer
 
-    if _kernel is None:
-        return _reference().counted(_strings(texts), grams)
     try:
         if threads == 1:
             parts = list(map(of, _batches(texts)))
@@ -107,38 +119,52 @@ def counted(texts: Texts, grams: Grams = Grams(), *, threads: int = 1) -> Counte
             with ThreadPoolExecutor(threads) as pool:
                 parts = list(pool.map(of, _batches(texts)))
     except ValueError as err:
-        raise DataError(f"{err}; leave it out or repair its encoding") from err
-    sizes = [np.zeros(1, np.int64), *(np.diff(np.frombuffer(ends, np.int64), prepend=0) for ends, _, _ in parts)]
-    buckets, counts = (b"".join(part[at] for part in parts) for at in (1, 2))
-    return Counted(np.concatenate(sizes).cumsum(), np.frombuffer(buckets, np.int32), np.frombuffer(counts, np.float32))
+        raise DataError(f"{err}; leave it out or mend its encoding") from err
+    ends, buckets, counts = (b"".join(part) for part in zip(*parts, strict=True)) if parts else (b"", b"", b"")
+    sizes = np.frombuffer(ends, np.int64)
+    first, done = 0, 0
+    starts = np.zeros(sizes.size + 1, np.int64)
+    for part in parts:  # each counts from 0
+        last = first + len(part[0]) // 8
+        starts[first + 1 : last + 1] = sizes[first:last] + done
+        first, done = last, done + len(part[1]) // 4
+    return Counted(starts, np.frombuffer(buckets, np.int32), np.frombuffer(counts, np.float32))
 
 
-def _batches(texts: Texts) -> Iterator[tuple[Any, ...]]:
-    """What the kernel takes at once, with the number of its first text."""
-    chunks, first = getattr(texts, "chunks", [texts]), 0
-    for chunk in chunks:
-        if not hasattr(chunk, "buffers"):
-            for at in range(0, len(chunk), BATCH_TEXTS):
-                yield tuple(chunk[at : at + BATCH_TEXTS]), at
-            return
-        widths = {"string": 4, "large_string": 8}
-        if str(chunk.type) not in widths:
+def _batches(texts: Texts) -> Iterator[tuple[Any, Any, int]]:
+    """What the kernel counts at once: strings and None, or bounds and the data between them; and its first row."""
+    first = 0
+    for chunk in getattr(texts, "chunks", [texts]):
+        arrow = hasattr(chunk, "buffers")
+        if arrow and str(chunk.type) not in _WIDTHS:
             raise DataError(f"texts are an Arrow array of {chunk.type}, expected string or large_string; cast it")
-        valid, offsets, data = chunk.buffers()
         for at in range(0, len(chunk), BATCH_TEXTS):
-            count = min(BATCH_TEXTS, len(chunk) - at)
-            yield data, offsets, valid, chunk.offset + at, count, widths[str(chunk.type)], first + at
+            part = chunk[at : at + BATCH_TEXTS]
+            yield (*(_bounds(part) if arrow else (tuple(part), None)), first + at)
         first += len(chunk)
 
 
-def _strings(texts: Texts) -> Sequence[str]:
-    return [text or "" for text in texts.to_pylist()] if hasattr(texts, "to_pylist") else texts
+_WIDTHS = {"string": np.int32, "large_string": np.int64}
+
+
+def _bounds(array: Any) -> tuple[npt.NDArray[np.int64], Any]:
+    """Where each text of an Arrow array begins and ends in its data; a null has no bytes."""
+    _, offsets, data = array.buffers()
+    width = np.dtype(_WIDTHS[str(array.type)])
+    try:
+        ends = np.frombuffer(offsets, width, len(array) + 1, array.offset * width.itemsize).astype(np.int64)
+    except ValueError as err:
+        raise DataError("texts are an Arrow array with too few offsets") from err
+    bounds = np.stack([ends[:-1], ends[1:]], axis=1)
+    if array.null_count:
+        bounds[np.asarray(array.is_null())] = 0
+    return bounds, data
 
 
 def _reference() -> Any:
-    """The same in Python, with a warning when it serves for want of the kernel."""
+    """The same in Python, with a warning that it serves for want of the kernel."""
     from mobile_sentiment_ops.models import reference
 
-    message = "the kernel in C is not built, so texts are read about a thousand times slower; install a C compiler (cc)"
-    warnings.warn(f"{message} and this package again", RuntimeWarning, stacklevel=3)
+    message = "the kernel in C is not built and texts are read a thousand times slower: install a C compiler"
+    warnings.warn(f"{message} (cc), then this package again", RuntimeWarning, stacklevel=3)
     return reference

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Final
 
 import numpy as np
 
@@ -14,13 +12,8 @@ from mobile_sentiment_ops.errors import DataError
 from mobile_sentiment_ops.models.kernel import TABLE, Counted, Grams
 
 SEPARATOR, DROPPED, WORD, UNSPACED, EMOJI, CLASSES = range(6)
-_BLOCK: Final = 64
-_BLOCKS: Final = 0x110000 // _BLOCK
-_HEAD: Final = 32
-_BLOCK_OF = struct.unpack_from(f"<{_BLOCKS}H", TABLE, _HEAD)
-_COUNT, _WORDS = struct.unpack_from("<II", TABLE, _HEAD + 2 * _BLOCKS)
-_ENTRIES = struct.unpack_from(f"<{_COUNT * _BLOCK}H", TABLE, _HEAD + 2 * _BLOCKS + 8)
-_FOLDED = struct.unpack(f"<{_WORDS}I", TABLE[-4 * _WORDS :])
+_BLOCK = 64
+_BLOCK_OF, _ENTRIES, _FOLDED = (part.tolist() for part in TABLE)
 
 _START, _END = "\x02", "\x03"
 _WORDS_SEED, _CHARACTERS_SEED = 0x243F6A88, 0x85A308D3
@@ -77,10 +70,14 @@ def hashes(text: str, grams: Grams) -> list[int]:
         runs = [_finish(_step(run, last)) for run, last in zip(runs, single[size:], strict=False)]
         found += runs
     shortest, longest = grams.characters
-    for word in words if longest else []:
-        marked = f"{_START}{word}{_END}"
+    if not longest:
+        return found
+    family = 1 << 32 - grams.bits
+    found = [hashed & ~family for hashed in found]
+    for marked in (f"{_START}{word}{_END}" for word in words):
         for size in range(shortest, longest + 1):
-            found += [_finish(_run(_CHARACTERS_SEED, marked[at : at + size])) for at in range(len(marked) - size + 1)]
+            places = range(len(marked) - size + 1)
+            found += [_finish(_run(_CHARACTERS_SEED, marked[at : at + size])) | family for at in places]
     return found
 
 
