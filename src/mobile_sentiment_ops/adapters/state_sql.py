@@ -12,12 +12,12 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Unpack
+from typing import Any, Unpack
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
@@ -45,60 +45,54 @@ class Time(sa.TypeDecorator[datetime]):
         return None if value is None else datetime.fromisoformat(value)
 
 
+class Json(sa.TypeDecorator[object]):
+    """A value of JSON as its text."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: object, dialect: sa.Dialect) -> str:  # noqa: ARG002
+        return json.dumps(value, ensure_ascii=False)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> object:  # noqa: ARG002
+        return json.loads(value or "null")
+
+
+COLUMN_TYPES: Mapping[str, sa.types.TypeEngine[Any]] = {
+    "str": sa.String(),
+    "int": sa.BigInteger(),
+    "float": sa.Float(),
+    "datetime": Time(),
+    "JobState": sa.Enum(JobState, native_enum=False, values_callable=list),
+    "Mapping[str, object]": Json(),
+}
+
+
+def _columns(shape: type) -> Iterator[sa.Column[Any]]:
+    """A column for each field of a dataclass, by its name and type."""
+    for found in fields(shape):
+        of, _, nothing = str(found.type).partition(" | ")
+        yield sa.Column(found.name, COLUMN_TYPES[of], nullable=bool(nothing))
+
+
 TABLES = sa.MetaData()
 FORMAT = sa.Table("format", TABLES, sa.Column("version", sa.Integer, nullable=False))
-CHAMPION = sa.Table(
-    "champion",
-    TABLES,
-    sa.Column("row_id", sa.Integer, sa.CheckConstraint("row_id = 1"), primary_key=True, autoincrement=False),
-    sa.Column("version", sa.String, nullable=False),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("bundle_hash", sa.String, nullable=False),
-    sa.Column("previous_version", sa.String),
-    sa.Column("previous_bundle_hash", sa.String),
-    sa.Column("promoted_at", Time, nullable=False),
-    sa.Column("actor", sa.String, nullable=False),
-    sa.Column("reason", sa.String, nullable=False),
-    sa.Column("token", sa.BigInteger, nullable=False),
-)
+ONE_ROW = sa.Column("row_id", sa.Integer, sa.CheckConstraint("row_id = 1"), primary_key=True, autoincrement=False)
+CHAMPION = sa.Table("champion", TABLES, ONE_ROW, *_columns(Champion))
 LEDGER = sa.Table(
     "ledger",
     TABLES,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("at", Time, nullable=False),
-    sa.Column("action", sa.String, nullable=False),
-    sa.Column("subject", sa.String, nullable=False),
-    sa.Column("actor", sa.String, nullable=False),
-    sa.Column("reason", sa.String, nullable=False),
-    sa.Column("figures", sa.Text, nullable=False),
+    *_columns(Decision),
     sa.Column("previous_hash", sa.String(64), nullable=False, unique=True),
     sa.Column("entry_hash", sa.String(64), nullable=False, unique=True),
 )
+JOB_ORDER = sa.Column("seq", sa.Integer, primary_key=True)
 JOBS = sa.Table(
-    "jobs",
-    TABLES,
-    sa.Column("seq", sa.Integer, primary_key=True),
-    sa.Column("job_id", sa.String, nullable=False, unique=True),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("state", sa.String, nullable=False, index=True),
-    sa.Column("created_at", Time, nullable=False),
-    sa.Column("started_at", Time),
-    sa.Column("finished_at", Time),
-    sa.Column("progress", sa.Float, nullable=False),
-    sa.Column("step", sa.String, nullable=False),
-    sa.Column("pid", sa.Integer),
-    sa.Column("log", sa.Text, nullable=False),
-    sa.Column("result", sa.Text, nullable=False),
-    sa.Column("error", sa.Text),
+    "jobs", TABLES, JOB_ORDER, *_columns(Job), sa.UniqueConstraint("job_id"), sa.Index("ix_jobs_state", "state")
 )
-LEASES = sa.Table(
-    "leases",
-    TABLES,
-    sa.Column("name", sa.String, primary_key=True),
-    sa.Column("holder", sa.String, nullable=False),
-    sa.Column("token", sa.BigInteger, nullable=False),
-    sa.Column("expires_at", Time, nullable=False),
-)
+LEASES = sa.Table("leases", TABLES, *_columns(Lease), sa.PrimaryKeyConstraint("name"))
 
 
 def _first_tables(connection: sa.Connection) -> None:
@@ -151,11 +145,11 @@ class SqlState:
 
     def submit(self, kind: str) -> tuple[Job, bool]:
         with self._writing() as connection:
-            under_way = JOBS.select().where(JOBS.c.kind == kind, JOBS.c.state.not_in([state.value for state in ENDED]))
+            under_way = JOBS.select().where(JOBS.c.kind == kind, JOBS.c.state.not_in(ENDED))
             if (row := connection.execute(under_way).mappings().first()) is not None:
                 return _job(row), False
             job = Job(f"{kind}-{secrets.token_hex(6)}", kind, JobState.QUEUED, self._clock.now())
-            connection.execute(JOBS.insert().values(_job_row(job)))
+            connection.execute(JOBS.insert().values(asdict(job)))
             return job, True
 
     def job(self, job_id: str) -> Job:
@@ -165,7 +159,7 @@ class SqlState:
     def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
         asked = JOBS.select().order_by(JOBS.c.seq.desc()).limit(limit)
         with self._reading() as connection:
-            rows = connection.execute(asked if state is None else asked.where(JOBS.c.state == state.value))
+            rows = connection.execute(asked if state is None else asked.where(JOBS.c.state == state))
             return [_job(row) for row in rows.mappings()]
 
     def update_job(self, job_id: str, **changes: Unpack[JobChanges]) -> Job:
@@ -173,7 +167,7 @@ class SqlState:
             job = _job_named(connection, job_id)
             changed = changed_job(job, self._clock.now(), **changes)
             if changed is not job:
-                connection.execute(JOBS.update().where(JOBS.c.job_id == job_id).values(_job_row(changed)))
+                connection.execute(JOBS.update().where(JOBS.c.job_id == job_id).values(asdict(changed)))
             return changed
 
     # --- leases
@@ -301,15 +295,13 @@ def _chain(connection: sa.Connection, at: datetime, decision: Decision) -> Ledge
     last = connection.execute(LEDGER.select().order_by(LEDGER.c.seq.desc()).limit(1)).mappings().first()
     stored = replace(decision, figures=as_stored(decision.figures))
     entry = chain_entry(last["seq"] + 1 if last else 1, at, stored, last["entry_hash"] if last else GENESIS)
-    row = asdict(stored) | {"figures": json.dumps(stored.figures, ensure_ascii=False)}
     hashes = {"previous_hash": entry.previous_hash, "entry_hash": entry.entry_hash}
-    connection.execute(LEDGER.insert().values(seq=entry.seq, at=at, **row, **hashes))
+    connection.execute(LEDGER.insert().values(seq=entry.seq, at=at, **asdict(stored), **hashes))
     return entry
 
 
 def _entry(row: sa.RowMapping) -> LedgerEntry:
-    figures = json.loads(row["figures"])
-    decision = Decision(row["action"], row["subject"], row["actor"], row["reason"], figures)
+    decision = Decision(*(row[found.name] for found in fields(Decision)))
     return LedgerEntry(row["seq"], row["at"], decision, row["previous_hash"], row["entry_hash"])
 
 
@@ -321,12 +313,7 @@ def _job_named(connection: sa.Connection, job_id: str) -> Job:
 
 
 def _job(row: sa.RowMapping) -> Job:
-    stored = {name: value for name, value in row.items() if name != "seq"}
-    return Job(**stored | {"state": JobState(row["state"]), "result": json.loads(row["result"])})
-
-
-def _job_row(job: Job) -> dict[str, object]:
-    return asdict(job) | {"state": job.state.value, "result": json.dumps(job.result, ensure_ascii=False)}
+    return Job(**{name: value for name, value in row.items() if name != "seq"})
 
 
 def _lease(connection: sa.Connection, name: str) -> Lease | None:
