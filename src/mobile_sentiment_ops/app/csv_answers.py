@@ -23,7 +23,7 @@ from mobile_sentiment_ops.app.prediction import Answer, Review
 from mobile_sentiment_ops.app.problems import MAX_ERRORS, Problem
 from mobile_sentiment_ops.data.columns import recognise, shown
 from mobile_sentiment_ops.data.csv_rows import Row, read_csv
-from mobile_sentiment_ops.data.lines import encodable, open_lines
+from mobile_sentiment_ops.data.lines import open_lines
 from mobile_sentiment_ops.data.predictions import text_fault
 from mobile_sentiment_ops.errors import UnreadableFile
 from mobile_sentiment_ops.settings import Api
@@ -113,10 +113,10 @@ def _open_csv(stream: BinaryIO, name: str) -> Iterator[tuple[list[str], Iterator
             raise UnreadableFile(f"{name} line {lines.number}: {wrong}; found {shown(header)}, expected exactly one")
         if len(header) > MAX_COLUMNS:
             raise UnreadableFile(f"{name} has {len(header):,} columns, expected at most {MAX_COLUMNS}")
-        yield header, _answerable(rows, len(header), lines.encoding)
+        yield header, _answerable(rows, len(header))
 
 
-def _answerable(rows: Iterator[Row], width: int, encoding: str) -> Iterator[Row]:
+def _answerable(rows: Iterator[Row], width: int) -> Iterator[Row]:
     """Every row with its cells brought to the header's number. A line without anything on it is no row,
     except in a file of one column, where it is a blank review unless nothing follows it."""
     blank_lines = 0
@@ -126,11 +126,6 @@ def _answerable(rows: Iterator[Row], width: int, encoding: str) -> Iterator[Row]
             continue
         yield from (Row(blank, [""]) for blank in range(line - blank_lines, line))
         blank_lines = 0
-        whole = "".join(cells)
-        if "\0" in whole:
-            fault = fault or "nul: holds a NUL character, expected text"
-        elif not encodable(whole):
-            fault = fault or f"undecodable: a part of it is no {encoding.upper()} text"
         if fault:
             cells = [_writable(cell) for cell in (cells + [""] * width)[:width]]
         yield Row(line, cells, fault)

@@ -11,7 +11,7 @@ import csv
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from mobile_sentiment_ops.data.lines import Lines
+from mobile_sentiment_ops.data.lines import Lines, encodable, undecodable
 from mobile_sentiment_ops.errors import UnreadableFile
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -74,11 +74,19 @@ def _rows(reader: Iterator[list[str]], lines: Lines, delimiter: str, width: int)
             lines.give_back(keep=1)
             yield Row(lines.start, cells, fault, lines.held[0])
             continue
-        if len(cells) == width or not cells:
-            yield Row(lines.start, cells)
+        if cells and (found := _fault(cells, width, lines.encoding)):
+            yield Row(lines.start, cells, found, "".join(lines.held))
         else:
-            fault = f"ragged: has {len(cells)} fields, the header has {width}"
-            yield Row(lines.start, cells, fault, "".join(lines.held))
+            yield Row(lines.start, cells)
+
+
+def _fault(cells: list[str], width: int, encoding: str) -> str | None:
+    if len(cells) != width:
+        return f"ragged: has {len(cells)} fields, the header has {width}"
+    whole = "".join(cells)
+    if "\0" in whole:
+        return "nul: holds a NUL character, expected text"
+    return None if encodable(whole) else undecodable(encoding)
 
 
 def _bounded(lines: Lines) -> Iterator[str]:

@@ -83,6 +83,11 @@ def encodable(text: str) -> bool:
     return True
 
 
+def undecodable(encoding: str) -> str:
+    """What is said of a row that is not."""
+    return f"undecodable: a part of it is no {encoding.upper()} text"
+
+
 @contextmanager
 def open_lines(stream: BinaryIO, name: str) -> Iterator[Lines]:
     """The lines of a text from its start; the stream stays open for its owner."""

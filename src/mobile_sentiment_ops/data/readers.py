@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from mobile_sentiment_ops.data.columns import known_store, require_text
 from mobile_sentiment_ops.data.csv_rows import read_csv
-from mobile_sentiment_ops.data.lines import Lines, encodable, open_lines
+from mobile_sentiment_ops.data.lines import Lines, encodable, open_lines, undecodable
 from mobile_sentiment_ops.errors import UnreadableFile
 from mobile_sentiment_ops.types import Rejected
 
@@ -128,38 +128,21 @@ def _batches(
     """Rows as batches; `picks` are the used cells of a row, in the mapping's order. A row that is rejected
     leaves no text behind when the file names authors: they are never stored."""
     private = "author" in mapping.values()
-
-    def rejected(line: int, fault: str, text: str) -> Rejected:
-        return Rejected(lines.name, line, fault, "" if private else bounded(text))
-
+    parts = list(zip(mapping.values(), picks, strict=True))
     while True:
         numbers: list[int] = []
         sound: list[Sequence[str | None]] = []
-        rejects: list[Rejected] = []
+        rejected: list[Rejected] = []
         for line, cells, fault, text in itertools.islice(rows, batch_rows):
             if fault is None:
                 numbers.append(line)
                 sound.append(cells)
             else:
-                rejects.append(rejected(line, fault, text))
-        if not numbers and not rejects:
+                rejected.append(Rejected(lines.name, line, fault, "" if private else bounded(text)))
+        if not numbers and not rejected:
             return
-        try:
-            frame = _frame(sound, mapping, picks)
-        except UnicodeEncodeError:
-            fault = f"undecodable: a part of it is no {lines.encoding.upper()} text"
-            texts = [", ".join(cells[i] or "" for i in picks) for cells in sound]
-            readable = [encodable(text) for text in texts]
-            found = zip(numbers, texts, readable, strict=True)
-            rejects += [rejected(line, fault, text) for line, text, sounds in found if not sounds]
-            numbers, sound = list(itertools.compress(numbers, readable)), list(itertools.compress(sound, readable))
-            frame = _frame(sound, mapping, picks)
-        yield Batch(frame, numbers, mapping, tuple(rejects))
-
-
-def _frame(rows: Sequence[Sequence[str | None]], mapping: Mapping[str, str], picks: Sequence[int]) -> pl.DataFrame:
-    parts = zip(mapping.values(), picks, strict=True)
-    return pl.DataFrame([pl.Series(part, [cells[i] for cells in rows], dtype=pl.Utf8()) for part, i in parts])
+        frame = pl.DataFrame([pl.Series(part, [cells[i] for cells in sound], dtype=pl.Utf8()) for part, i in parts])
+        yield Batch(frame, numbers, mapping, tuple(rejected))
 
 
 def _read_csv(lines: Lines, recognise: Recogniser, batch_rows: int) -> Iterator[Batch]:
@@ -187,13 +170,16 @@ def _read_json(lines: Lines, recognise: Recogniser, batch_rows: int) -> Iterator
     names = list(dict.fromkeys(key for _, record, _ in first for key in record or ()))
     mapping = recognise(names)
     require_text(lines.name, names, mapping)
-    rows = (
-        (line, (), "json: is no complete JSON object", text)
-        if record is None
-        else (line, [_as_text(record.get(column)) for column in mapping], None, "")
-        for line, record, text in itertools.chain(first, records)
-    )
-    yield from _batches(rows, lines, mapping, range(len(mapping)), batch_rows)
+
+    def rows() -> Iterator[_Found]:
+        for line, record, text in itertools.chain(first, records):
+            cells = [] if record is None else [_as_text(record.get(column)) for column in mapping]
+            fault = "json: is no complete JSON object" if record is None else None
+            if not encodable("".join(cell or "" for cell in cells)):
+                fault = undecodable(lines.encoding)
+            yield line, cells, fault, text
+
+    yield from _batches(rows(), lines, mapping, range(len(mapping)), batch_rows)
 
 
 Record = tuple[int, dict[str, object] | None, str]
