@@ -12,6 +12,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -107,6 +108,9 @@ class Training(Section):
     validation_share: Share = Field(0.1, description="share of the remaining reviews for calibration")
     max_test_rows: int = Field(20_000, ge=100, description="most rows in the comparison")
     seed: int = Field(0, ge=0, description="seed of everything random in training")
+    parameters: dict[str, dict[str, int | float | str]] = Field(
+        default_factory=dict, description="parameters of a kind other than its usual ones; `mso tune` finds them"
+    )
 
 
 class Gate(Section):
@@ -261,7 +265,7 @@ def resolve_settings(
     return Resolved(settings, {key: layer for key, (_, layer) in given.items()})
 
 
-_FREE_TABLES = ("ingest.columns",)  # tables whose keys are the user's own
+_FREE_TABLES = ("ingest.columns", "training.parameters")  # tables whose keys are the user's own
 _RESERVED = ("MSO_SHARED_DATA", "MSO_CONFIG")  # read by the tests and by the command line
 
 
@@ -300,7 +304,12 @@ def from_text(key: str, text: str) -> object:
 
     >>> from_text("training.kinds", "lr, xgb"), from_text("ingest.columns", '{"opinion": "review_text"}')
     (['lr', 'xgb'], {'opinion': 'review_text'})
+    >>> from_text("training.parameters.svc.C", "0.5")
+    0.5
     """
+    if key.startswith("training.parameters."):
+        with suppress(ValueError):
+            return json.loads(text)
     if text[:1] in "[{":
         try:
             return json.loads(text)
