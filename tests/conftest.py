@@ -239,13 +239,13 @@ def demo_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a small demo world and a trained `lr` champion, over the real local adapters.
 
     Only the registry is in memory, as a server would take longer than all the rest."""
-    from mobile_sentiment_ops.bootstrap import assemble
+    from mobile_sentiment_ops.bootstrap import Platform
     from mobile_sentiment_ops.data.demo_world import generate
     from mobile_sentiment_ops.settings import Demo, resolve_settings
 
     workspace = tmp_path_factory.mktemp("demo") / "workspace"
     flags = {"storage.workspace": str(workspace), "training.kinds": ["lr"]}
-    platform = assemble(resolve_settings(environment={}, flags=flags).settings)
+    platform = Platform(resolve_settings(environment={}, flags=flags).settings)
     vars(platform)["registry"] = MemoryPorts(FixedClock(NOON)).registry
     platform.data.ingest_frames("demo world", [generate(Demo(reviews=3_000)).reviews])
     platform.models.train_startup_model()

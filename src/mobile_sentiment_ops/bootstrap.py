@@ -9,6 +9,7 @@ import os
 import platform as machine
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -160,22 +161,31 @@ class Platform:
         return self.settings.storage.workspace.absolute()
 
 
-def assemble(settings: Settings) -> Platform:
-    """The platform for these settings; nothing is opened before it is used."""
-    return Platform(settings)
-
-
 def provenance() -> dict[str, str]:
     """What a run was made with: package version, git revision, Python, and a hash of every
     installed distribution's version (equal hashes mean equal environments)."""
     installed = sorted({f"{found.metadata['Name'].lower()}=={found.version}" for found in distributions()})
     return {
         "package_version": mobile_sentiment_ops.__version__,
-        "git_revision": _git_revision(),
         "python": machine.python_version(),
         "environment_hash": sha256("\n".join(installed).encode()).hexdigest()[:16],
-        "lock_hash": _lock_hash(),
+        "git_revision": "unknown",
+        "lock_hash": "unknown",
+        **_of_checkout(Path(__file__).resolve().parents[2]),
     }
+
+
+def _of_checkout(root: Path) -> dict[str, str]:
+    """The revision and the lock of the checkout this package runs from, if it runs from one."""
+    found: dict[str, str] = {}
+    if (root / ".git").exists():
+        asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        with suppress(OSError, subprocess.SubprocessError):
+            answer = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True)
+            found["git_revision"] = answer.stdout.strip()
+        with suppress(OSError):
+            found["lock_hash"] = sha256((root / "requirements" / "runtime.txt").read_bytes()).hexdigest()[:16]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +208,7 @@ def load(name: str = "champion", *, settings: Settings | None = None) -> LoadedM
     """
     from mobile_sentiment_ops.app.model_files import open_bundle
 
-    found = assemble(settings or find_settings().settings)
+    found = Platform(settings or find_settings().settings)
     if name == "champion":
         champion = found.state.champion()
         if champion is None:
@@ -216,32 +226,9 @@ def load(name: str = "champion", *, settings: Settings | None = None) -> LoadedM
 
 def reviews(*, app: str | None = None, settings: Settings | None = None) -> pl.DataFrame:
     """Current reviews, of one app or of all, as a polars frame."""
-    return assemble(settings or find_settings().settings).data.reviews(app=app)
+    return Platform(settings or find_settings().settings).data.reviews(app=app)
 
 
 def _address(place: str, workspace: Path) -> str:
     """A URL as it is; a folder made absolute below the workspace."""
     return place.rstrip("/") if "://" in place else str(workspace / place)
-
-
-def _repository() -> Path | None:
-    """The checkout this package runs from, if it runs from one."""
-    root = Path(__file__).resolve().parents[2]
-    return root if (root / ".git").exists() else None
-
-
-def _git_revision() -> str:
-    root = _repository()
-    if root is None:
-        return "unknown"
-    try:
-        asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def _lock_hash() -> str:
-    root = _repository()
-    lock = root / "requirements" / "runtime.txt" if root else None
-    return sha256(lock.read_bytes()).hexdigest()[:16] if lock and lock.is_file() else "unknown"

@@ -30,68 +30,48 @@ class MsoError(Exception):
 
 
 class SettingsError(MsoError):
-    """A setting is unknown, malformed or contradicts another."""
-
     exit_code = 2
 
 
 class DataError(MsoError):
-    """What came in cannot be used."""
-
     exit_code = 3
 
 
-class UnreadableFile(DataError):
-    """A whole file cannot be read: its encoding, format, columns or size."""
+class UnreadableFile(DataError): ...
 
 
-class LeakageError(DataError):
-    """A dataset holds test texts that are also in its training part."""
+class LeakageError(DataError): ...
 
 
-class TooFewRows(DataError):
-    """Nothing can be learned or judged from so few rows."""
+class TooFewRows(DataError): ...
 
 
 class ModelError(MsoError):
-    """A kind cannot do what was asked, or a model is unfit to be used."""
-
     exit_code = 4
 
 
-class BundleError(ModelError):
-    """Model files are missing, changed or of an unknown format."""
+class BundleError(ModelError): ...
 
 
-class NoModel(ModelError):
-    """Nothing is promoted yet."""
+class NoModel(ModelError): ...
 
 
 class StoreError(MsoError):
-    """A store refused."""
-
     exit_code = 5
 
 
-class Unavailable(StoreError):
-    """A store did not answer; the same call may go through later."""
+class Unavailable(StoreError): ...
 
 
-class StaleToken(StoreError):
-    """Another process changed the thing first."""
+class StaleToken(StoreError): ...
 
 
-class FormatTooNew(StoreError):
-    """Something stored was written by a later release than this one."""
+class FormatTooNew(StoreError): ...
 
 
 class Busy(MsoError):
-    """One at a time, and one is running."""
-
     exit_code = 6
 
 
 class NotFound(MsoError):
-    """There is no version, job, dataset or table of that name."""
-
     exit_code = 7

@@ -9,6 +9,7 @@ Unknown keys are refused with the nearest known one.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import tomllib
 from collections.abc import Mapping
@@ -22,7 +23,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mobile_sentiment_ops.errors import SettingsError
 
-SETTINGS_FORMAT = 1
 SETTINGS_FILE = "mso.toml"
 
 FIRST_VERSION_VARIABLES = {
@@ -126,7 +126,7 @@ class Gate(Section):
         2_000, ge=10, description="fewest rows a verdict may rest on, or half of all labelled reviews"
     )
     expected_gain: float = Field(
-        0.0125, gt=0, description="the gain that a better model may have: what the labels needed are counted for"
+        0.012, gt=0, description="the gain that a better model may have: what the labels needed are counted for"
     )
     margin: Share = Field(0.01, description="loss that counts as none, of macro-F1 and of right answers")
     equal_may_replace: bool = Field(
@@ -213,10 +213,7 @@ class Resolved:
 
 
 def resolve_settings(
-    *,
-    environment: Mapping[str, str],
-    file: Path | None = None,
-    flags: Mapping[str, object] | None = None,
+    *, environment: Mapping[str, str], file: Path | None = None, flags: Mapping[str, object] | None = None
 ) -> Resolved:
     """Merge all layers into one checked tree.
 
@@ -245,14 +242,15 @@ def resolve_settings(
     for key, value in (flags or {}).items():
         given[key] = (value, "flag")
 
-    known = _known_keys(Settings)
+    known = {"format", *setting_descriptions()}
     tree: dict[str, Any] = {}
     for key, (value, layer) in given.items():
         if key not in known and not any(key.startswith(f"{table}.") for table in _FREE_TABLES):
             close = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean {close[0]}?" if close else "."
             raise SettingsError(f"{layer}: there is no setting {key}{hint} `mso config show` lists them all")
-        _put(tree, key, value)
+        *parents, last = key.split(".")
+        functools.reduce(lambda table, parent: table.setdefault(parent, {}), parents, tree)[last] = value
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as err:
@@ -271,22 +269,11 @@ _RESERVED = ("MSO_SHARED_DATA", "MSO_CONFIG")  # read by the tests and by the co
 
 def setting_descriptions() -> dict[str, str]:
     """What each dotted key means, in the tree's order."""
-    return {f"{s}.{k}": f.description or "" for s, k, f in _fields()}
-
-
-def _fields() -> list[tuple[str, str, Any]]:
-    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
-    return [
-        (name, key, field)
-        for name, section in sections.items()
-        if isinstance(section, type) and issubclass(section, Section)
-        for key, field in section.model_fields.items()
-    ]
-
-
-def _known_keys(root: type[Section]) -> set[str]:
-    return {f"{section}.{key}" for section, key, _ in _fields()} | {
-        name for name, field in root.model_fields.items() if field.annotation is not None and name == "format"
+    return {
+        f"{name}.{key}": field.description or ""
+        for name, section in Settings()
+        if isinstance(section, Section)
+        for key, field in type(section).model_fields.items()
     }
 
 
@@ -327,10 +314,3 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
         else:
             leaves[name] = value
     return leaves
-
-
-def _put(tree: dict[str, Any], key: str, value: object) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-    tree[last] = value

@@ -11,7 +11,6 @@ the API starts at once from its local copy, and MLflow after it.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
@@ -23,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
+
+import httpx
 
 from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.errors import Busy, MsoError, Unavailable
@@ -363,16 +364,11 @@ def _api_url(settings: Settings) -> str:
 
 def _ask(url: str) -> tuple[int, bytes] | None:
     """Status and body of an answer, None without one; never by way of a proxy."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=2.0)
     try:
-        connection.request("GET", parts.path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    except (OSError, http.client.HTTPException):
+        answer = httpx.get(url, timeout=2.0, trust_env=False)
+    except httpx.HTTPError:
         return None
-    finally:
-        connection.close()
+    return answer.status_code, answer.content
 
 
 def _readiness(answer: tuple[int, bytes]) -> str:

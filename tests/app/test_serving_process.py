@@ -22,7 +22,7 @@ import httpx
 import psutil
 import pytest
 
-from mobile_sentiment_ops.bootstrap import Platform, assemble
+from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE
 from mobile_sentiment_ops.settings import Settings
 from mobile_sentiment_ops.types import Champion
@@ -51,7 +51,7 @@ def platform(tmp_path: Path, free_port: int) -> Platform:
         "mlflow": {"tracking_uri": "http://127.0.0.1:9"},
         "storage": {"workspace": tmp_path / "workspace"},
     }
-    return assemble(Settings.model_validate(tree))
+    return Platform(Settings.model_validate(tree))
 
 
 @pytest.fixture
@@ -112,10 +112,10 @@ def test_a_start_loads_no_library_that_it_can_do_without(
 import json, sys
 from mobile_sentiment_ops.app.ml_server import create_app
 from mobile_sentiment_ops.app.prediction import Review
-from mobile_sentiment_ops.bootstrap import assemble
+from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.settings import Settings
 
-platform = assemble(Settings.model_validate_json(sys.argv[1]))
+platform = Platform(Settings.model_validate_json(sys.argv[1]))
 create_app(platform)
 platform.predictions.load()
 platform.predictions.batch("r").predict([Review("Love it")])

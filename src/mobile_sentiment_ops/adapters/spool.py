@@ -22,7 +22,9 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ SEGMENT_BYTES = 8 * 2**20
 NUMBERS = struct.Struct("<III")
 CHECK = struct.Struct("<I")
 HEADER_BYTES = NUMBERS.size + CHECK.size
+VALUES = attrgetter(*(field.name for field in fields(PredictionRecord)))
 
 
 class FileSpool:
@@ -146,34 +149,17 @@ class FileSpool:
 
 
 def _frame(records: Sequence[PredictionRecord]) -> bytes:
-    payload = json.dumps([_fields(record) for record in records], ensure_ascii=False, separators=(",", ":")).encode()
+    rows = [VALUES(record) for record in records]
+    payload = json.dumps(rows, ensure_ascii=False, separators=(",", ":"), default=datetime.isoformat).encode()
     numbers = NUMBERS.pack(len(payload), len(records), zlib.crc32(payload))
     return numbers + CHECK.pack(zlib.crc32(numbers)) + payload
-
-
-def _fields(record: PredictionRecord) -> tuple[object, ...]:
-    return (
-        record.prediction_id,
-        record.request_id,
-        record.review_id,
-        record.event_time.isoformat(),
-        record.received_at.isoformat(),
-        record.model_version,
-        record.label,
-        record.probabilities,
-        record.app,
-        record.version,
-        record.language,
-        record.text,
-    )
 
 
 def _record(fields: Sequence[Any]) -> PredictionRecord:
     prediction_id, request_id, review_id, event_time, received_at, version, label, probabilities, *rest = fields
     times = datetime.fromisoformat(event_time), datetime.fromisoformat(received_at)
-    negative, neutral, positive = probabilities
-    shares = negative, neutral, positive
-    return PredictionRecord(prediction_id, request_id, review_id, *times, version, Label(label), shares, *rest)
+    answer = Label(label), tuple(probabilities)
+    return PredictionRecord(prediction_id, request_id, review_id, *times, version, *answer, *rest)
 
 
 def _closed_segment(path: Path) -> Segment | None:

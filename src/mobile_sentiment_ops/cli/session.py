@@ -57,7 +57,7 @@ class Session:
     def platform(self, *, story: bool = False, log: TextIO | None = None) -> Platform:
         """The platform, with logs as the settings say, on stderr or into `log`. A command that tells how
         it goes by itself leaves the `story` out: only warnings are logged, unless a level was set."""
-        from mobile_sentiment_ops.bootstrap import assemble
+        from mobile_sentiment_ops.bootstrap import Platform
         from mobile_sentiment_ops.logs import configure_logs
 
         found = self.settings()
@@ -65,7 +65,7 @@ class Session:
         if not story and log is None and "logs.level" not in found.sources:
             logs = logs.model_copy(update={"level": "warning"})
         configure_logs(logs, log)
-        return assemble(found.settings)
+        return Platform(found.settings)
 
 
 def session_of(context: typer.Context) -> Session:
