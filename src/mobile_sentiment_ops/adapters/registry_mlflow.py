@@ -33,7 +33,7 @@ from mobile_sentiment_ops.types import ModelVersion
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import DatasetInput, LoggedModel
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
     from mlflow.models import ModelSignature
 
@@ -75,10 +75,8 @@ class MlflowRegistry:
                 experiment,
                 start_time=_milliseconds(run.started_at),
                 run_name=run.name,
-                tags={
-                    **run.tags,
-                    "kind": run.kind,
-                    "bundle_hash": run.bundle_hash,
+                tags=_tags(run)
+                | {
                     "mlflow.source.name": "mobile-sentiment-ops",
                     "mlflow.source.git.commit": run.tags.get("git_revision", "unknown"),
                     RECORDING: datetime.now(UTC).isoformat(),
@@ -95,12 +93,7 @@ class MlflowRegistry:
 
     def versions(self) -> list[ModelVersion]:
         with self._speaking_plainly() as client:
-            query = f"name = '{self._model_name}'"
-            page = client.search_model_versions(query)
-            found = list(page)
-            while page.token:
-                page = client.search_model_versions(query, page_token=page.token)
-                found += page
+            found = client.search_model_versions(f"name = '{self._model_name}'")  # 10,000 of them
             ours = [version for version in found if "bundle_hash" in version.tags]
             metrics = self._metrics(client, [str(version.run_id) for version in ours])
             known = [_version(version, metrics.get(str(version.run_id), {})) for version in ours]
@@ -153,18 +146,10 @@ class MlflowRegistry:
             experiment, name=run.name, source_run_id=run_id, params=dict(run.parameters), tags={"kind": run.kind}
         )
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-        self._log_dataset(client, run_id, run.dataset)
+        client.log_inputs(run_id, [_dataset(run.dataset)])
+        at, digest = _milliseconds(run.finished_at), fingerprint[:DIGEST_CHARS]
         metrics = [
-            Metric(
-                _metric_key(key),
-                value,
-                _milliseconds(run.finished_at),
-                step=0,
-                model_id=model.model_id,
-                dataset_name=DATASET_NAME,
-                dataset_digest=fingerprint[:DIGEST_CHARS],
-                run_id=run_id,
-            )
+            Metric(_metric_key(key), value, at, 0, model.model_id, DATASET_NAME, digest, run_id)
             for key, value in run.metrics.items()
         ]
         for start in range(0, max(len(metrics), len(parameters)), 100):
@@ -179,44 +164,14 @@ class MlflowRegistry:
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         return str(model.model_id)
 
-    def _log_dataset(self, client: MlflowClient, run_id: str, dataset: Mapping[str, object]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        fingerprint = str(dataset["fingerprint"])
-        described = Dataset(
-            name=DATASET_NAME,
-            digest=fingerprint[:DIGEST_CHARS],
-            source_type="mobile-sentiment-ops",
-            source=json.dumps({"fingerprint": fingerprint, "source": dataset.get("source")}),
-            profile=json.dumps(dict(dataset)),
-        )
-        client.log_inputs(run_id, [DatasetInput(described, [InputTag("mlflow.data.context", "training")])])
-
     def _register(self, client: MlflowClient, run_id: str, model_id: str, run: TrainingRun) -> MlflowVersion:
-        from mlflow.exceptions import MlflowException
-
-        def create() -> MlflowVersion:
-            return client.create_model_version(
-                self._model_name,
-                source=f"models:/{model_id}",
-                run_id=run_id,
-                model_id=model_id,
-                await_creation_for=0,
-                tags={
-                    **run.tags,
-                    "kind": run.kind,
-                    "bundle_hash": run.bundle_hash,
-                    "dataset": str(run.dataset["fingerprint"]),
-                },
-            )
-
-        try:
-            return create()
-        except MlflowException as err:
-            if err.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+        if not client.search_registered_models(f"name = '{self._model_name}'"):
             client.create_registered_model(self._model_name)
-            return create()
+        tags = _tags(run) | {"dataset": str(run.dataset["fingerprint"])}
+        source = f"models:/{model_id}"
+        return client.create_model_version(
+            self._model_name, source, run_id=run_id, model_id=model_id, await_creation_for=0, tags=tags
+        )
 
     # --- what a killed process may have left
 
@@ -252,16 +207,8 @@ class MlflowRegistry:
         return str(found.experiment_id) if found else None
 
     def _aliases(self, client: MlflowClient) -> dict[str, str]:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return {
-                alias: str(version) for alias, version in client.get_registered_model(self._model_name).aliases.items()
-            }
-        except MlflowException as err:
-            if err.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return {}
-            raise
+        found = client.search_registered_models(f"name = '{self._model_name}'")
+        return {alias: str(version) for model in found for alias, version in model.aliases.items()}
 
     def _metrics(self, client: MlflowClient, run_ids: Sequence[str]) -> dict[str, dict[str, float]]:
         found: dict[str, dict[str, float]] = {}
@@ -301,6 +248,20 @@ class MlflowRegistry:
             return httpx.get(f"{self._uri}/health", timeout=seconds).status_code == 200
         except httpx.HTTPError:
             return False
+
+
+def _tags(run: TrainingRun) -> dict[str, str]:
+    return {**run.tags, "kind": run.kind, "bundle_hash": run.bundle_hash}
+
+
+def _dataset(dataset: Mapping[str, object]) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    fingerprint = str(dataset["fingerprint"])
+    source = json.dumps({"fingerprint": fingerprint, "source": dataset.get("source")})
+    profile = json.dumps(dict(dataset))
+    found = Dataset(DATASET_NAME, fingerprint[:DIGEST_CHARS], "mobile-sentiment-ops", source, profile=profile)
+    return DatasetInput(found, [InputTag("mlflow.data.context", "training")])
 
 
 def _version(found: MlflowVersion, metrics: Mapping[str, float]) -> ModelVersion:
