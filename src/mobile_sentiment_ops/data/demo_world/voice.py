@@ -8,10 +8,9 @@ capitals or stops, shouting, with emoji, misspelt.
 from __future__ import annotations
 
 import re
-from bisect import bisect
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, chain, pairwise
-from typing import Generic, TypeVar
+from itertools import chain, pairwise
+from typing import TypeVar
 
 import numpy as np
 
@@ -45,18 +44,6 @@ class Dice:
     def below(self, share: float) -> bool:
         """True in that share of the calls."""
         return bool(self.roll() < share)
-
-
-class Weighted(Generic[T]):
-    """Options with weights."""
-
-    def __init__(self, weights: Mapping[T, float]) -> None:
-        self.options = tuple(weights)
-        self.bounds = tuple(accumulate(weights.values()))
-
-    def pick(self, dice: Dice) -> T:
-        """One of the options, as often as its weight says."""
-        return self.options[bisect(self.bounds, dice.roll() * self.bounds[-1])]
 
 
 class Voice:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import polars as pl
 
 from mobile_sentiment_ops.data.demo_world.events import Calendar, DemoEvent, Release, calendar, midnight
 from mobile_sentiment_ops.data.demo_world.lexicon import WORLD, Phrase, parse
-from mobile_sentiment_ops.data.demo_world.voice import Dice, Voice, Weighted
+from mobile_sentiment_ops.data.demo_world.voice import Dice, Voice
 from mobile_sentiment_ops.data.reviews import REVIEW_SCHEMA
 from mobile_sentiment_ops.settings import Demo
 from mobile_sentiment_ops.types import Label
@@ -109,7 +111,7 @@ def _flows(demo: Demo, plan: Calendar, day: int) -> list[_Flow]:
 def _review(demo: Demo, plan: Calendar, day: int, flow: _Flow, dice: Dice) -> _Row:
     """One review: who writes, what they feel, in which words, with how many stars."""
     told = flow.event.parameters if flow.event else {}
-    language = str(told["language"]) if "language" in told else _weighted("languages").pick(dice)
+    language = str(told["language"]) if "language" in told else _drawn(dice, "languages")
     age = day - flow.newest.day
     release = flow.newest if dice.below((age + 1) / (age + 3)) else flow.older
     voice = _voice(language, flow.app)
@@ -119,7 +121,7 @@ def _review(demo: Demo, plan: Calendar, day: int, flow: _Flow, dice: Dice) -> _R
     text = voice.compose(idea.plan, dice, facts)
     if idea.plan != "ad":
         text = voice.scribble(text, idea.mood, dice, typos=demo.typo_share, emoji=demo.emoji_share)
-    stars = idea.stars or _weighted("stars", idea.mood, idea.shape).pick(dice)
+    stars = idea.stars or _drawn(dice, "stars", idea.mood, idea.shape)
     if not idea.stars and dice.below(demo.contrary_stars):
         stars = 6 - stars if stars != 3 else dice.pick((1, 5))
     apple = dice.below(WORLD["markets"][language]["app_store"])
@@ -128,7 +130,7 @@ def _review(demo: Demo, plan: Calendar, day: int, flow: _Flow, dice: Dice) -> _R
         "app": flow.app,
         "version": None if dice.below(0.08) else release.version,
         "store": "app-store" if apple else "google-play",
-        "country": _weighted("markets", language, "countries").pick(dice),
+        "country": _drawn(dice, "markets", language, "countries"),
         "language": language,
         "rating": stars,
         "title": voice.say(_TITLES[idea.mood], dice, facts).capitalize() if apple else None,
@@ -158,7 +160,7 @@ def _idea(demo: Demo, plan: Calendar, day: int, flow: _Flow, release: Release, v
         return _Idea(Label.NEUTRAL, "ad", event=name, facts={"ad": ad}, stars=5)
     if flow.event and flow.event.kind == "bombing":
         facts = {"cause": parse(str(flow.event.parameters["text"]))}
-        return _Idea(Label.NEGATIVE, _weighted("plans", "bombing").pick(dice), event=name, facts=facts, stars=1)
+        return _Idea(Label.NEGATIVE, _drawn(dice, "plans", "bombing"), event=name, facts=facts, stars=1)
 
     bad = plan.running("bad_release", day) if release.withdrawn else None
     if not bad and dice.below(demo.meaning_share):
@@ -172,7 +174,7 @@ def _idea(demo: Demo, plan: Calendar, day: int, flow: _Flow, release: Release, v
     roll = dice.roll()
     mood = Label.NEGATIVE if roll < negative else Label.NEUTRAL if roll < negative + neutral else Label.POSITIVE
     if bad and mood is Label.NEGATIVE and dice.below(0.8):
-        return _Idea(mood, _weighted("plans", "crash").pick(dice), event=bad.name)
+        return _Idea(mood, _drawn(dice, "plans", "crash"), event=bad.name)
     slang = plan.running("new_slang", day)
     if slang and mood is Label.NEGATIVE and dice.below(demo.slang_share / 2 / negative):
         return _verdict(mood, "slang_bad", slang.name, voice, dice)
@@ -180,13 +182,13 @@ def _idea(demo: Demo, plan: Calendar, day: int, flow: _Flow, release: Release, v
         return _verdict(mood, "slang_good", slang.name, voice, dice)
     roll = dice.roll()
     shape = "short" if roll < demo.short_share else "mixed" if roll < demo.short_share + demo.mixed_share else "plain"
-    return _Idea(mood, _weighted("plans", mood, shape).pick(dice), shape, None if bad else name)
+    return _Idea(mood, _drawn(dice, "plans", mood, shape), shape, None if bad else name)
 
 
 def _verdict(mood: Label, words: str, event: str | None, voice: Voice, dice: Dice) -> _Idea:
     """A review whose feeling is one word of that list."""
     facts = {"word": dice.pick(voice.phrases[words])}
-    return _Idea(mood, _weighted("plans", "verdict").pick(dice), event=event, facts=facts)
+    return _Idea(mood, _drawn(dice, "plans", "verdict"), event=event, facts=facts)
 
 
 _TITLES = {Label.POSITIVE: "short_good", Label.NEGATIVE: "short_bad", Label.NEUTRAL: "short_meh"}
@@ -199,10 +201,16 @@ def _name(app: str) -> Phrase:
     return parse(WORLD["apps"][app]["name"])
 
 
+def _drawn(dice: Dice, *path: str) -> Any:
+    """A key of that table of weights in `world.toml`, as often as its weight says; a list is of 1, 2, ... stars."""
+    options, bounds = _weights(*path)
+    return options[bisect(bounds, dice.roll() * bounds[-1])]
+
+
 @cache
-def _weighted(*path: str) -> Weighted[Any]:
-    """A table of weights in `world.toml`; a list is of 1, 2, ... stars."""
+def _weights(*path: str) -> tuple[tuple[Any, ...], tuple[float, ...]]:
     table: Any = WORLD
     for key in path:
         table = table[key]
-    return Weighted(table if isinstance(table, dict) else dict(enumerate(table, 1)))
+    weights = table if isinstance(table, dict) else dict(enumerate(table, 1))
+    return tuple(weights), tuple(accumulate(weights.values()))
