@@ -77,7 +77,7 @@ class Processes:
                     f"`mso up` runs here already (pid {other.pid if other else 'unknown'}, {self._run.parent}); "
                     f"`mso status` shows it and `mso down` stops it"
                 ) from err
-            write_file(self._run / "up.json", _record(_this_process()))
+            self._keep(Started("up", os.getpid(), psutil.Process().create_time()))
             try:
                 yield
             finally:
@@ -105,8 +105,10 @@ class Processes:
             )
         self._children[name] = child
         with suppress(psutil.NoSuchProcess):  # it has ended already; `check` will tell
-            created = psutil.Process(child.pid).create_time()
-            write_file(self._run / f"{name}.json", _record(Started(name, child.pid, created)))
+            self._keep(Started(name, child.pid, psutil.Process(child.pid).create_time()))
+
+    def _keep(self, started: Started) -> None:
+        write_file(self._run / f"{started.name}.json", json.dumps({"format": 1, **asdict(started)}).encode())
 
     def log(self, name: str) -> Path:
         """Where the output of a child goes."""
@@ -124,7 +126,7 @@ class Processes:
 
     def running(self) -> list[Started]:
         """What was started here, by this process or an earlier one, and still has processes."""
-        found = (_read_record(file) for file in sorted(self._run.glob("*.json")) if file.name != "up.json")
+        found = (_read_record(file) for file in self._records())
         return [started for started in found if started is not None and started.members()]
 
     def end(self, *, seconds: float) -> list[Started]:
@@ -143,10 +145,12 @@ class Processes:
         for child in self._children.values():
             child.wait()
         self._children.clear()
-        for file in self._run.glob("*.json"):
-            if file.name != "up.json":
-                file.unlink(missing_ok=True)
+        for file in self._records():
+            file.unlink(missing_ok=True)
         return ended
+
+    def _records(self) -> list[Path]:
+        return sorted(file for file in self._run.glob("*.json") if file.name != "up.json")
 
 
 def require_free(host: str, port: int, key: str) -> None:
@@ -193,14 +197,6 @@ def _tell(started: Started, what: Callable[[psutil.Process], None]) -> None:
     for member in started.members():
         with suppress(psutil.NoSuchProcess):
             what(member)
-
-
-def _this_process() -> Started:
-    return Started("up", os.getpid(), psutil.Process().create_time())
-
-
-def _record(started: Started) -> bytes:
-    return json.dumps({"format": 1, **asdict(started)}).encode()
 
 
 def _read_record(file: Path) -> Started | None:

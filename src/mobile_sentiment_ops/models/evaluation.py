@@ -77,23 +77,18 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """All figures by flat names: `macro_f1`, `f1_neutral`, `macro_f1_app_<app>`, ..."""
-        return {
+        found = {
             "macro_f1": self.macro_f1,
             "accuracy": self.accuracy,
             "log_loss": self.log_loss,
             "ece": self.ece,
             "test_rows": float(self.confusion.sum()),
-            **{
-                f"{name}_{label.value.lower()}": float(value)
-                for name in ("precision", "recall", "f1")
-                for label, value in zip(LABELS, getattr(self, name), strict=True)
-            },
-            **{
-                f"macro_f1_{kind}_{value}": score
-                for kind, scores in self.slices.items()
-                for value, score in scores.items()
-            },
         }
+        for name in ("precision", "recall", "f1"):
+            found |= {f"{name}_{label.lower()}": float(x) for label, x in zip(LABELS, getattr(self, name), strict=True)}
+        for kind, scores in self.slices.items():
+            found |= {f"macro_f1_{kind}_{value}": score for value, score in scores.items()}
+        return found
 
 
 def evaluate(

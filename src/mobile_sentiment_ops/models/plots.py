@@ -33,9 +33,7 @@ def evaluation_artifacts(labels: Indices, probabilities: Floats, decisions: Indi
     return {
         "confusion_matrix.png": _png((5.6, 5.0), lambda figure: _confusion(figure, found)),
         "reliability.png": _png((5.6, 6.2), lambda figure: _reliability(figure, labels, probabilities, decisions)),
-        "precision_recall.png": _png(
-            (6.4, 5.2), lambda figure: _precision_recall(figure, labels, probabilities, found)
-        ),
+        "precision_recall.png": _png((6.4, 5.2), lambda shown: _precision_recall(shown, labels, probabilities, found)),
         "classification_report.txt": classification_report(found).encode(),
     }
 
@@ -83,17 +81,12 @@ def _confusion(figure: Figure, found: Evaluation) -> None:
         ink = "white" if shares[i, j] > 0.6 else "black"
         axes.text(j, i - 0.06, f"{count:,}", ha="center", va="center", color=ink, fontsize=14)
         axes.text(j, i + 0.17, f"{shares[i, j]:.0%} of row", ha="center", va="center", color=ink, fontsize=9)
-    axes.set_xticks(range(3), NAMES)
+    axes.set(xlabel="Answer of the model", ylabel="Label, with its reviews", xticks=range(3), xticklabels=NAMES)
     axes.set_yticks(range(3), [f"{name}\n{count:,}" for name, count in zip(NAMES, rows[:, 0], strict=True)])
-    axes.set_xlabel("Answer of the model")
-    axes.set_ylabel("Label, with its reviews")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    _title(
-        axes,
-        "Confusion matrix",
-        f"macro-F1 {found.macro_f1:.3f}, accuracy {found.accuracy:.1%}, {rows.sum():,} reviews",
-    )
+    scores = f"macro-F1 {found.macro_f1:.3f}, accuracy {found.accuracy:.1%}, {rows.sum():,} reviews"
+    _title(axes, "Confusion matrix", scores)
 
 
 def _reliability(figure: Figure, labels: Indices, probabilities: Floats, decisions: Indices) -> None:
@@ -102,17 +95,9 @@ def _reliability(figure: Figure, labels: Indices, probabilities: Floats, decisio
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], color="#b0b0b0", linestyle="--", linewidth=1, label="right as often as said")
     upper.vlines(bins.confidence, *_wilson(bins), color=COLORS[2], linewidth=1)
-    upper.plot(
-        bins.confidence,
-        bins.accuracy,
-        "o-",
-        color=COLORS[2],
-        markersize=4,
-        linewidth=1.2,
-        label="the answers, with 95% intervals",
-    )
+    answers = "the answers, with 95% intervals"
+    upper.plot(bins.confidence, bins.accuracy, "o-", color=COLORS[2], markersize=4, linewidth=1.2, label=answers)
     upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="Share that is right")
-    upper.legend(loc="upper left", frameon=False)
     least, most = bins.rows.min(), bins.rows.max()
     size = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     count = "1 bin" if len(bins.rows) == 1 else f"{len(bins.rows)} bins"
@@ -120,16 +105,12 @@ def _reliability(figure: Figure, labels: Indices, probabilities: Floats, decisio
 
     confidence = probabilities[np.arange(len(labels)), decisions]
     right = decisions == labels
-    lower.hist(
-        [confidence[right], confidence[~right]],
-        bins=np.linspace(0, 1, 41),
-        stacked=True,
-        color=[COLORS[2], COLORS[0]],
-        label=["right", "wrong"],
-    )
+    colors = [COLORS[2], COLORS[0]]
+    parts = [confidence[right], confidence[~right]]
+    lower.hist(parts, np.linspace(0, 1, 41), stacked=True, color=colors, label=["right", "wrong"])
     lower.set(xlabel="Confidence: the probability of the chosen label", ylabel="Reviews")
-    lower.legend(loc="upper left", frameon=False)
     for axes in (upper, lower):
+        axes.legend(loc="upper left", frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -153,21 +134,12 @@ def _precision_recall(figure: Figure, labels: Indices, probabilities: Floats, fo
             continue
         score = probabilities[:, index]
         precision, recall, _ = precision_recall_curve(is_class, score)
-        average = average_precision_score(is_class, score)
-        axes.plot(
-            recall,
-            precision,
-            color=color,
-            label=f"{name}: average precision {average:.3f}, {is_class.mean():.0%} of reviews",
-        )
+        average = f"average precision {average_precision_score(is_class, score):.3f}"
+        axes.plot(recall, precision, color=color, label=f"{name}: {average}, {is_class.mean():.0%} of reviews")
         axes.axhline(is_class.mean(), color=color, linestyle=":", linewidth=1)
         axes.plot(found.recall[index], found.precision[index], "o", color=color, markeredgecolor="white")
-    axes.set(
-        xlim=(0, 1.01),
-        ylim=(0, 1.02),
-        xlabel="Recall: share of a label's reviews that is found",
-        ylabel="Precision: share of answers that is right",
-    )
+    axes.set(xlim=(0, 1.01), xlabel="Recall: share of a label's reviews that is found")
+    axes.set(ylim=(0, 1.02), ylabel="Precision: share of answers that is right")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower left", framealpha=0.9, edgecolor="white")
     _title(axes, "Precision and recall", "dots: the answers given, dotted: answering by chance")
