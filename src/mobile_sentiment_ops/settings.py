@@ -205,11 +205,7 @@ class Resolved:
         return [(key, value, self._source(key)) for key, value in leaves.items()]
 
     def _source(self, key: str) -> str:
-        while key:
-            if key in self.sources:
-                return self.sources[key]
-            key = key.rpartition(".")[0]
-        return "default"
+        return next((layer for given, layer in self.sources.items() if f"{given}.".startswith(f"{key}.")), "default")
 
 
 def resolve_settings(

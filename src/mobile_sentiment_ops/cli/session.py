@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
-from datetime import datetime
-from enum import Enum
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -85,22 +82,10 @@ def actor() -> str:
 def answer(as_json: bool, value: object, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """`value` as one JSON document, in which null is what could not be measured, or `rows` as a table."""
     if as_json:
-        print(json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False))
+        from pydantic_core import to_json
+
+        print(to_json(value, indent=2, inf_nan_mode="null").decode())
     else:
         from mobile_sentiment_ops.screen import table
 
         table(columns, rows)
-
-
-def _plain(value: Any) -> object:
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, PurePath | Enum):
-        return str(value)
-    return None if isinstance(value, float) and value != value else value
