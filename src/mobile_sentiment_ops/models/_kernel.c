@@ -15,6 +15,21 @@
 
 enum { OK = 0, NO_MEMORY = 1, NOT_UTF8 = 2 };
 
+/* --- hashing: a polynomial of the code points, whose best bits are mixed once more */
+
+static const uint64_t FACTOR = 0x9E3779B97F4A7C15, MIXER = 0xD1342543DE82EF95;
+static const uint64_t WORDS_SEED = 0x243F6A8885A308D3, CHARACTERS_SEED = 0x13198A2E03707344;
+
+static inline uint64_t step(uint64_t hash, uint32_t value)
+{
+    return hash * FACTOR + value;
+}
+
+static inline uint32_t finish(uint64_t hash)
+{
+    return (uint32_t)(((hash ^ hash >> 32) * MIXER) >> 32);
+}
+
 /* --- table: docs/code_points.py tells its shape */
 
 enum { SEPARATOR, DROPPED, WORD, UNSPACED, EMOJI, CLASSES };
@@ -22,7 +37,7 @@ enum { BLOCK = 64, BLOCKS = 0x110000 / BLOCK };
 
 static const uint16_t *block_of, *entries; /* NULL until a table is loaded */
 static const uint32_t *folded;
-static uint32_t ascii[128]; /* the one folded code point, or SEPARATOR, or DROPPED */
+static uint64_t times[128], plus[128]; /* what a byte of ASCII makes of the hash of the open word: hash * times + plus */
 
 static inline uint32_t entry_of(uint32_t point)
 {
@@ -42,8 +57,10 @@ static int load_table(const uint16_t *of, size_t ofs, const uint16_t *new_entrie
         return 0;
     block_of = of, entries = new_entries, folded = points;
     for (uint32_t point = 0; point < 128; point++) {
-        uint32_t entry = entry_of(point);
-        ascii[point] = entry >= CLASSES ? folded[entry - CLASSES] & 0xFFFFFF : entry == WORD ? point : entry;
+        const uint32_t entry = entry_of(point);
+        const int separates = entry == SEPARATOR, dropped = entry == DROPPED;
+        times[point] = separates ? 0 : dropped ? 1 : FACTOR;
+        plus[point] = separates ? WORDS_SEED : dropped ? 0 : entry == WORD ? point : folded[entry - CLASSES] & 0xFFFFFF;
     }
     return 1;
 }
@@ -55,10 +72,14 @@ typedef struct {
     size_t size, room;
 } Vector;
 
-static int enlarge(Vector *vector)
+static int reserve(Vector *vector, size_t more)
 {
-    size_t room = vector->room ? 2 * vector->room : 256;
-    uint32_t *at = room > SIZE_MAX / 8 ? NULL : realloc(vector->at, room * sizeof *at);
+    if (vector->room - vector->size >= more)
+        return OK;
+    if (more > SIZE_MAX / 16 || vector->room > SIZE_MAX / 16)
+        return NO_MEMORY;
+    const size_t room = 2 * vector->room + more + 64;
+    uint32_t *at = realloc(vector->at, room * sizeof *at);
     if (!at)
         return NO_MEMORY;
     vector->at = at, vector->room = room;
@@ -67,7 +88,7 @@ static int enlarge(Vector *vector)
 
 static inline int push(Vector *vector, uint32_t value)
 {
-    if (vector->size == vector->room && enlarge(vector))
+    if (vector->size == vector->room && reserve(vector, 1))
         return NO_MEMORY;
     vector->at[vector->size++] = value;
     return OK;
@@ -81,32 +102,21 @@ typedef struct {
     Grams grams;
     uint32_t family;       /* the bit that tells characters from words, or 0 when there are no characters */
     int traced;            /* whether `tokens` is wanted */
-    Vector hashes, tokens; /* of the text; its tokens' code points, each token with a newline */
-    int run, before;       /* the class of the open run; how many tokens came before, up to 2 */
-    uint32_t hash;         /* of the open run so far */
+    Vector words, hashes;  /* of the text: the hash of each token, and those of all its features */
+    Vector tokens;         /* the code points of its tokens, each token with a newline */
     Vector points;         /* of the open run; not of words that need their hash alone */
-    uint32_t last, pair;   /* the hashes of the last token and of the last two */
+    uint64_t hash;         /* of the open run */
+    int run;               /* its class */
 } Scanner;
 
 static const uint32_t START = 2, END = 3; /* around the characters of a token; both are separators outside */
-static const uint32_t WORDS_SEED = 0x243F6A88, CHARACTERS_SEED = 0x85A308D3;
-
-static inline uint32_t step(uint32_t hash, uint32_t value)
-{
-    return ((hash << 5 | hash >> 27) ^ value) * 0x9E3779B1u;
-}
-
-static inline uint32_t finish(uint32_t hash)
-{
-    return (hash ^ hash >> 15) * 0xC2B2AE35u;
-}
 
 static int characters(Scanner *scanner, const uint32_t *points, size_t size)
 {
     const size_t shortest = (size_t)scanner->grams.shortest, longest = (size_t)scanner->grams.longest;
     int failed = OK;
     for (size_t first = 0; first < size + 2 && !failed; first++) {
-        uint32_t hash = CHARACTERS_SEED;
+        uint64_t hash = CHARACTERS_SEED;
         for (size_t at = first; at < size + 2 && at < first + longest; at++) {
             hash = step(hash, at == 0 ? START : at > size ? END : points[at - 1]);
             if (at - first + 1 >= shortest)
@@ -117,20 +127,30 @@ static int characters(Scanner *scanner, const uint32_t *points, size_t size)
 }
 
 /* A complete token; its code points are read only for characters and when traced. */
-static int token(Scanner *scanner, const uint32_t *points, size_t size, uint32_t hash)
+static inline int token(Scanner *scanner, const uint32_t *points, size_t size, uint64_t hash)
 {
-    Vector *hashes = &scanner->hashes;
-    const uint32_t words = ~scanner->family, pair = finish(step(scanner->last, hash = finish(hash)));
-    int failed = push(hashes, hash & words);
-    if (scanner->before >= 1 && scanner->grams.words >= 2)
-        failed |= push(hashes, pair & words);
-    if (scanner->before >= 2 && scanner->grams.words >= 3)
-        failed |= push(hashes, finish(step(scanner->pair, hash)) & words);
-    scanner->last = hash, scanner->pair = pair;
-    scanner->before += scanner->before < 2;
+    int failed = push(&scanner->words, finish(hash) & ~scanner->family);
     for (size_t i = 0; scanner->traced && i <= size; i++)
         failed |= push(&scanner->tokens, i < size ? points[i] : '\n');
-    return failed || (scanner->grams.longest && characters(scanner, points, size)) ? NO_MEMORY : OK;
+    return scanner->grams.longest ? failed | characters(scanner, points, size) : failed;
+}
+
+/* The hashes of all runs of tokens: each of a run that is one shorter and of the token behind it. */
+static int runs_of_words(Scanner *scanner)
+{
+    const size_t count = scanner->words.size;
+    if (reserve(&scanner->hashes, 3 * count))
+        return NO_MEMORY;
+    const uint32_t *words = scanner->words.at, *shorter = words;
+    const uint32_t family = scanner->family;
+    for (size_t size = 1; size <= (size_t)scanner->grams.words && size <= count; size++) {
+        uint32_t *to = scanner->hashes.at + scanner->hashes.size;
+        for (size_t i = 0; i + size <= count; i++)
+            to[i] = size == 1 ? words[i] : finish(step(shorter[i], words[i + size - 1])) & ~family;
+        shorter = to;
+        scanner->hashes.size += count - size + 1;
+    }
+    return OK;
 }
 
 static int end_run(Scanner *scanner)
@@ -184,24 +204,41 @@ static int32_t decode(const uint8_t **at, const uint8_t *end)
     return point < least[more] || point > 0x10FFFF || (point >= 0xD800 && point < 0xE000) ? -1 : point;
 }
 
+/* Most text is ASCII: up to what is not, without a branch that depends on the letters. A word is written down at every
+ * byte and counts when a separator follows. */
+static int ascii(Scanner *scanner, const uint8_t **from, const uint8_t *end)
+{
+    const uint8_t *at = *from;
+    if ((scanner->run == EMOJI && end_run(scanner)) || reserve(&scanner->words, (size_t)(end - at) + 1))
+        return NO_MEMORY;
+    uint32_t *to = scanner->words.at + scanner->words.size;
+    unsigned open = scanner->run == WORD;
+    uint64_t hash = open ? scanner->hash : WORDS_SEED;
+    for (; at < end && *at < 128; at++) {
+        const uint64_t factor = times[*at];
+        const unsigned separates = factor == 0;
+        *to = finish(hash);
+        to += separates & open;
+        open = (open | (factor > 1)) & !separates;
+        hash = hash * factor + plus[*at];
+    }
+    scanner->words.size = (size_t)(to - scanner->words.at);
+    scanner->run = open ? WORD : SEPARATOR, scanner->hash = hash;
+    *from = at;
+    return OK;
+}
+
 /* The hashes of a text, in `hashes`. */
 static int scan(Scanner *scanner, const uint8_t *at, size_t size)
 {
     const uint8_t *const end = at + size;
     const int hash_alone = !scanner->traced && !scanner->grams.longest;
     int failed = OK;
-    scanner->hashes.size = scanner->tokens.size = 0;
-    scanner->run = SEPARATOR, scanner->before = 0;
+    scanner->words.size = scanner->hashes.size = scanner->tokens.size = 0;
+    scanner->run = SEPARATOR;
     while (at < end && !failed) {
-        uint32_t value;
-        if (hash_alone && *at < 128 && (value = ascii[*at]) >= CLASSES) { /* most text: a word of ASCII at once */
-            if (scanner->run != WORD)
-                failed = begin_run(scanner, WORD);
-            uint32_t hash = scanner->hash;
-            do
-                hash = step(hash, value);
-            while (++at < end && *at < 128 && (value = ascii[*at]) >= CLASSES);
-            scanner->hash = hash;
+        if (hash_alone && *at < 128 && scanner->run != UNSPACED) {
+            failed = ascii(scanner, &at, end);
             continue;
         }
         const int32_t point = decode(&at, end);
@@ -217,12 +254,12 @@ static int scan(Scanner *scanner, const uint8_t *at, size_t size)
             while (!(*next++ >> 31));
         }
     }
-    return failed || end_run(scanner) ? NO_MEMORY : OK;
+    return failed || end_run(scanner) || runs_of_words(scanner) ? NO_MEMORY : OK;
 }
 
 static void end_scanner(Scanner *scanner)
 {
-    free(scanner->hashes.at), free(scanner->tokens.at), free(scanner->points.at);
+    free(scanner->words.at), free(scanner->hashes.at), free(scanner->tokens.at), free(scanner->points.at);
 }
 
 /* --- counting */
@@ -270,70 +307,39 @@ typedef struct {
     size_t size;
 } Text;
 
-typedef struct { /* of texts in turn: `ends[i]` is where the buckets of text i end */
-    int64_t *ends;
-    int32_t *buckets;
-    float *counts;
-    size_t size, room;
-} Found;
-
-static int make_room(Found *found, size_t more)
-{
-    if (found->room - found->size >= more)
-        return OK;
-    const size_t room = 2 * found->room + more + 1024;
-    int32_t *buckets = realloc(found->buckets, room * sizeof *buckets);
-    if (buckets)
-        found->buckets = buckets;
-    float *counts = realloc(found->counts, room * sizeof *counts);
-    if (counts)
-        found->counts = counts;
-    if (!buckets || !counts)
-        return NO_MEMORY;
-    found->room = room;
-    return OK;
-}
-
-/* The filled buckets of `count` texts; on failure `*row` is the text at which it happened. */
-static int count_texts(const Text *texts, size_t count, Grams grams, Found *found, size_t *row)
-{
-    Scanner scanner = {.grams = grams, .family = grams.longest ? (uint32_t)1 << (32 - grams.bits) : 0};
-    Vector spare = {0};
-    int failed = (found->ends = malloc((count + 1) * sizeof *found->ends)) ? OK : NO_MEMORY;
-    for (*row = 0; !failed && *row < count; ++*row) {
-        if ((failed = scan(&scanner, texts[*row].at, texts[*row].size)))
-            break;
-        const size_t size = scanner.hashes.size;
-        while (spare.room < size && !failed)
-            failed = enlarge(&spare);
-        if (failed || (failed = make_room(found, size)))
-            break;
-        const uint32_t *hashes = sorted(scanner.hashes.at, spare.at, size);
-        const int shift = 32 - grams.bits;
-        for (size_t i = 0, next; i < size; i = next) {
-            for (next = i + 1; next < size && hashes[next] >> shift == hashes[i] >> shift;)
-                next++;
-            found->buckets[found->size] = (int32_t)(hashes[i] >> shift);
-            found->counts[found->size++] = (float)(next - i);
-        }
-        found->ends[*row] = (int64_t)found->size;
-    }
-    end_scanner(&scanner), free(spare.at);
-    return failed;
-}
-
-static void end_found(Found *found)
-{
-    free(found->ends), free(found->buckets), free(found->counts);
-}
-
-/* --- weighing */
-
 typedef struct { /* rows between `starts`, of which there are one more */
     int64_t *starts;
     int32_t *numbers;
     float *values;
 } Rows;
+
+/* The filled buckets of the texts from `*row` on, with how often each occurs. Stops at a text that could be more than
+ * `room` is left for, or that fails: `*row` is the first that was not counted. */
+static int count_texts(const Text *texts, size_t count, Grams grams, Rows to, size_t room, size_t *row)
+{
+    Scanner scanner = {.grams = grams, .family = grams.longest ? (uint32_t)1 << (32 - grams.bits) : 0};
+    Vector spare = {0};
+    const int shift = 32 - grams.bits;
+    int failed = OK;
+    for (size_t filled = (size_t)to.starts[*row]; *row < count; ++*row) {
+        failed = scan(&scanner, texts[*row].at, texts[*row].size);
+        const size_t size = scanner.hashes.size;
+        if (failed || (failed = reserve(&spare, size)) || size > room - filled)
+            break;
+        const uint32_t *hashes = sorted(scanner.hashes.at, spare.at, size);
+        for (size_t i = 0, next; i < size; i = next) {
+            for (next = i + 1; next < size && hashes[next] >> shift == hashes[i] >> shift;)
+                next++;
+            to.numbers[filled] = (int32_t)(hashes[i] >> shift);
+            to.values[filled++] = (float)(next - i);
+        }
+        to.starts[*row + 1] = (int64_t)filled;
+    }
+    end_scanner(&scanner), free(spare.at);
+    return failed;
+}
+
+/* --- weighing */
 
 /* For buckets with counts, the columns of those that have one, and (1 + log(count)) * weight in rows of length 1.
  * Whether the starts rise within `size`. */
@@ -375,11 +381,6 @@ static int weigh(Rows from, size_t count, size_t size, const int32_t *columns, s
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
-static PyObject *bytes_of(const void *data, size_t size)
-{
-    return PyBytes_FromStringAndSize(size ? data : "", (Py_ssize_t)size);
-}
-
 /* The texts of a tuple of str. */
 static int texts_of_strings(PyObject *strings, Text *texts, Py_ssize_t count, Py_ssize_t first)
 {
@@ -409,44 +410,45 @@ static int texts_of_bounds(const Py_buffer *data, const int64_t *bounds, Text *t
     return 1;
 }
 
-/* Ends, buckets and counts, as bytes, of a tuple of str, or of UTF-8 and pairs of places in it. */
+/* Count the texts from `row` on, which are strings in a tuple or UTF-8 between pairs of places, until there is no more
+ * room in the arrays of the answer; where it stopped. `first` is the number of the first text in messages. */
 static PyObject *kernel_count(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    PyObject *given, *answer = NULL;
-    Py_buffer data = {0}, bounds = {0};
-    Py_ssize_t first;
+    PyObject *given;
+    Py_buffer data, bounds = {0}, starts, buckets, counts;
+    Py_ssize_t first, row;
     Grams grams;
-    Found found = {0};
-    size_t row;
-    int failed;
-    if (!PyArg_ParseTuple(arguments, "Oz*niiii", &given, &data, &first, &grams.words, &grams.shortest, &grams.longest,
-                          &grams.bits))
+    Text *texts = NULL;
+    if (!PyArg_ParseTuple(arguments, "Oz*nniiiiw*w*w*", &given, &data, &first, &row, &grams.words, &grams.shortest,
+                          &grams.longest, &grams.bits, &starts, &buckets, &counts))
         return NULL;
     const int strings = PyTuple_Check(given);
-    Text *texts = NULL;
-    if (!entries || grams.bits < 1 || grams.bits > 32)
-        PyErr_SetString(PyExc_ValueError, "no table is loaded, or bits is not 1..32");
-    else if (strings || !PyObject_GetBuffer(given, &bounds, PyBUF_SIMPLE)) {
+    if (strings || !PyObject_GetBuffer(given, &bounds, PyBUF_SIMPLE)) {
         const Py_ssize_t count = strings ? PyTuple_Size(given) : bounds.len / 16;
-        if (!(texts = PyMem_Malloc((size_t)(count + 1) * sizeof *texts)))
+        const Rows to = {starts.buf, buckets.buf, counts.buf};
+        const size_t room = (size_t)buckets.len / 4;
+        if (!entries || grams.bits < 1 || grams.bits > 32 || row < 0 || row > count || starts.len != 8 * (count + 1)
+            || counts.len != buckets.len || to.starts[row] < 0 || (size_t)to.starts[row] > room)
+            PyErr_SetString(PyExc_ValueError, "no table is loaded, or bits is not 1..32, or the arrays do not fit");
+        else if (!(texts = PyMem_Malloc((size_t)(count + 1) * sizeof *texts)))
             PyErr_NoMemory();
         else if (strings ? texts_of_strings(given, texts, count, first)
                          : texts_of_bounds(&data, bounds.buf, texts, count, first)) {
+            size_t done = (size_t)row;
+            int failed;
             Py_BEGIN_ALLOW_THREADS
-            failed = count_texts(texts, (size_t)count, grams, &found, &row);
+            failed = count_texts(texts, (size_t)count, grams, to, room, &done);
             Py_END_ALLOW_THREADS
+            row = (Py_ssize_t)done;
             if (failed == NOT_UTF8)
-                PyErr_Format(PyExc_ValueError, "text %zd is not valid UTF-8", first + (Py_ssize_t)row);
+                PyErr_Format(PyExc_ValueError, "text %zd is not valid UTF-8", first + row);
             else if (failed)
                 PyErr_NoMemory();
-            else
-                answer = Py_BuildValue("NNN", bytes_of(found.ends, (size_t)count * sizeof *found.ends),
-                                       bytes_of(found.buckets, found.size * sizeof *found.buckets),
-                                       bytes_of(found.counts, found.size * sizeof *found.counts));
         }
     }
-    end_found(&found), PyMem_Free(texts), PyBuffer_Release(&data), PyBuffer_Release(&bounds);
-    return answer;
+    PyMem_Free(texts), PyBuffer_Release(&data), PyBuffer_Release(&bounds);
+    PyBuffer_Release(&starts), PyBuffer_Release(&buckets), PyBuffer_Release(&counts);
+    return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(row);
 }
 
 /* The code points of the tokens of a str, each token with a newline, as native UTF-32. */
@@ -459,7 +461,8 @@ static PyObject *kernel_tokens(PyObject *Py_UNUSED(module), PyObject *text)
         return NULL;
     PyObject *answer = scan(&scanner, (const uint8_t *)data, (size_t)size)
                            ? PyErr_NoMemory()
-                           : bytes_of(scanner.tokens.at, scanner.tokens.size * sizeof *scanner.tokens.at);
+                           : PyBytes_FromStringAndSize((const char *)scanner.tokens.at,
+                                                       (Py_ssize_t)(scanner.tokens.size * sizeof *scanner.tokens.at));
     end_scanner(&scanner);
     return answer;
 }

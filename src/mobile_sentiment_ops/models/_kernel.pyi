@@ -6,12 +6,16 @@ def count(
     texts: tuple[str, ...] | Buffer,
     data: Buffer | None,
     first: int,
+    row: int,
     words: int,
     shortest: int,
     longest: int,
     bits: int,
+    starts: Buffer,
+    buckets: Buffer,
+    counts: Buffer,
     /,
-) -> tuple[bytes, bytes, bytes]: ...
+) -> int: ...
 def weigh(
     starts: Buffer,
     buckets: Buffer,

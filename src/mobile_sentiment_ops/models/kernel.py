@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from mobile_sentiment_ops.errors import DataError
 
-BATCH_TEXTS = 16_384
+BATCH_TEXTS = 65_536
 
 _HEAD, _BLOCKS = 32, 0x110000 // 64
 _DATA = Path(__file__).with_name("code_points.bin").read_bytes()
@@ -105,34 +105,60 @@ def counted(texts: Texts, grams: Grams = Grams(), *, threads: int = 1) -> Counte
     """
     if (kernel := _kernel) is None:
         strings = [text or "" for text in texts.to_pylist()] if hasattr(texts, "to_pylist") else texts
-        found: Counted = _reference().counted(strings, grams)
-        return found
+        return _joined(_reference().counted(strings[at : at + 1], grams, at) for at in range(len(strings)))
 
-    def of(batch: tuple[Any, Any, int]) -> tuple[bytes, bytes, bytes]:
-        answer: tuple[bytes, bytes, bytes] = kernel.count(*batch, grams.words, *grams.characters, grams.bits)
-        return answer
+    def of(batch: tuple[Any, Any, int, int]) -> Counted:
+        texts, data, first, size = batch
+        room, done = 64 + size * grams.words + 2 * size * (grams.characters[1] > 0), 0
+        starts = np.zeros(len(texts) + 1, np.int64)
+        buckets, counts = np.empty(room, np.int32), np.empty(room, np.float32)  # pages that stay empty cost nothing
+        settings = (grams.words, *grams.characters, grams.bits)
+        while (done := kernel.count(texts, data, first, done, *settings, starts, buckets, counts)) < len(texts):
+            buckets, counts = np.append(buckets, np.empty_like(buckets)), np.append(counts, np.empty_like(counts))
+        return Counted(starts, buckets[: starts[-1]], counts[: starts[-1]])
 
     try:
         if threads == 1:
-            parts = list(map(of, _batches(texts)))
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                parts = list(pool.map(of, _batches(texts)))
+            return _joined(map(of, _batches(texts)))
+        with ThreadPoolExecutor(threads) as pool:
+            return _joined(pool.map(of, _batches(texts)))
     except ValueError as err:
         raise DataError(f"{err}; leave it out or mend its encoding") from err
-    ends, buckets, counts = (b"".join(part) for part in zip(*parts, strict=True)) if parts else (b"", b"", b"")
-    sizes = np.frombuffer(ends, np.int64)
-    first, done = 0, 0
-    starts = np.zeros(sizes.size + 1, np.int64)
-    for part in parts:  # each counts from 0
-        last = first + len(part[0]) // 8
-        starts[first + 1 : last + 1] = sizes[first:last] + done
-        first, done = last, done + len(part[1]) // 4
-    return Counted(starts, np.frombuffer(buckets, np.int32), np.frombuffer(counts, np.float32))
 
 
-def _batches(texts: Texts) -> Iterator[tuple[Any, Any, int]]:
-    """What the kernel counts at once: strings and None, or bounds and the data between them; and its first row."""
+def weighed(found: Counted, columns: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]) -> Counted:
+    """The columns of those buckets that have one (`columns` holds -1 for others), with (1 + log(count)) * weight in
+    the place of counts, each text of length 1.
+
+    >>> found, columns = counted(["good good app"], Grams(words=1)), np.full(2**20, -1, np.int32)
+    >>> columns[counted(["good"], Grams(words=1)).buckets] = 7
+    >>> values = weighed(found, columns, np.ones(8, np.float32))
+    >>> values.buckets.tolist(), values.counts.tolist()
+    ([7], [1.0])
+    """
+    if _kernel is None:
+        made: Counted = _reference().weighed(found, columns, weights)
+        return made
+    to = Counted(np.empty_like(found.starts), np.empty_like(found.buckets), np.empty_like(found.counts))
+    filled = (to.starts, to.buckets, to.counts)
+    _kernel.weigh(found.starts, found.buckets, found.counts, columns, weights, *filled)
+    return Counted(to.starts, to.buckets[: to.starts[-1]], to.counts[: to.starts[-1]])
+
+
+def _joined(parts: Iterable[Counted]) -> Counted:
+    """The texts of all parts in turn."""
+    every = list(parts)
+    if len(every) == 1:
+        return every[0]
+    sizes = [np.zeros(1, np.int64), *(np.diff(part.starts) for part in every)]
+    buckets = [np.empty(0, np.int32), *(part.buckets for part in every)]
+    counts = [np.empty(0, np.float32), *(part.counts for part in every)]
+    return Counted(np.concatenate(sizes).cumsum(), np.concatenate(buckets), np.concatenate(counts))
+
+
+def _batches(texts: Texts) -> Iterator[tuple[Any, Any, int, int]]:
+    """What the kernel counts at once: strings and None, or bounds and the data between them; the number of its first
+    text; and how many characters or bytes it has."""
     first = 0
     for chunk in getattr(texts, "chunks", [texts]):
         arrow = hasattr(chunk, "buffers")
@@ -140,7 +166,12 @@ def _batches(texts: Texts) -> Iterator[tuple[Any, Any, int]]:
             raise DataError(f"texts are an Arrow array of {chunk.type}, expected string or large_string; cast it")
         for at in range(0, len(chunk), BATCH_TEXTS):
             part = chunk[at : at + BATCH_TEXTS]
-            yield (*(_bounds(part) if arrow else (tuple(part), None)), first + at)
+            if arrow:
+                bounds, data = _bounds(part)
+                size = abs(int(bounds[-1, 1] - bounds[0, 0]))
+                yield bounds, data, first + at, min(size, data.size if data else 0)
+            else:
+                yield tuple(part), None, first + at, sum(map(len, part))
         first += len(chunk)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
+import numpy.typing as npt
 
 from mobile_sentiment_ops.errors import DataError
 from mobile_sentiment_ops.models.kernel import TABLE, Counted, Grams
@@ -16,8 +17,8 @@ _BLOCK = 64
 _BLOCK_OF, _ENTRIES, _FOLDED = (part.tolist() for part in TABLE)
 
 _START, _END = "\x02", "\x03"
-_WORDS_SEED, _CHARACTERS_SEED = 0x243F6A88, 0x85A308D3
-_ALL = 0xFFFFFFFF
+_WORDS_SEED, _CHARACTERS_SEED = 0x243F6A8885A308D3, 0x13198A2E03707344
+_ALL = 2**64 - 1
 
 
 def folded(point: int) -> Iterator[tuple[int, int]]:
@@ -63,42 +64,52 @@ def hashes(text: str, grams: Grams) -> list[int]:
     >>> len(hashes("so so good", Grams(words=2))), len(hashes("so", Grams(words=1, characters=(3, 4))))
     (5, 4)
     """
-    words = tokens(text)
-    single = [_finish(_run(_WORDS_SEED, word)) for word in words]
-    found, runs = list(single), single
-    for size in range(1, grams.words):
-        runs = [_finish(_step(run, last)) for run, last in zip(runs, single[size:], strict=False)]
+    words, (shortest, longest) = tokens(text), grams.characters
+    family = 1 << 32 - grams.bits if longest else 0
+    found: list[int] = []
+    runs = single = [_finish(_run(_WORDS_SEED, word)) & ~family for word in words]
+    for size in range(1, grams.words + 1):
         found += runs
-    shortest, longest = grams.characters
-    if not longest:
-        return found
-    family = 1 << 32 - grams.bits
-    found = [hashed & ~family for hashed in found]
-    for marked in (f"{_START}{word}{_END}" for word in words):
+        runs = [_finish(_step(run, last)) & ~family for run, last in zip(runs, single[size:], strict=False)]
+    for marked in (f"{_START}{word}{_END}" for word in words if longest):
         for size in range(shortest, longest + 1):
             places = range(len(marked) - size + 1)
             found += [_finish(_run(_CHARACTERS_SEED, marked[at : at + size])) | family for at in places]
     return found
 
 
-def counted(texts: Sequence[str], grams: Grams) -> Counted:
-    """How often each bucket occurs in each text; DataError names a text with a lone surrogate."""
+def counted(texts: Sequence[str], grams: Grams, first: int = 0) -> Counted:
+    """How often each bucket occurs in each text; DataError names one with a lone surrogate, counted from `first`."""
     rows = []
-    for row, text in enumerate(texts):
+    for row, text in enumerate(texts, first):
         if any("\ud800" <= char <= "\udfff" for char in text):
-            raise DataError(f"text {row} holds a lone surrogate; leave it out or repair its encoding")
+            raise DataError(
+                f"text {row} holds a lone surrogate, half of a character; leave it out or mend its encoding"
+            )
         rows.append(sorted(Counter(found >> 32 - grams.bits for found in hashes(text, grams)).items()))
     pairs = np.array([pair for row in rows for pair in row], np.int64).reshape(-1, 2)
     starts = np.array([0, *accumulate(map(len, rows))], np.int64)
     return Counted(starts, pairs[:, 0].astype(np.int32), pairs[:, 1].astype(np.float32))
 
 
+def weighed(found: Counted, columns: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]) -> Counted:
+    """The columns of the buckets that have one, with weights in rows of length 1."""
+    known = found.buckets < columns.size
+    column = np.where(known, columns[np.where(known, found.buckets, 0)], -1)
+    kept = column >= 0
+    starts = np.concatenate([[0], np.cumsum(kept)])[found.starts]
+    logs = (1 + np.log(found.counts[kept].astype(float)).astype(np.float32)).astype(np.float32)
+    values, rows = logs * weights[column[kept]], found.rows[kept]
+    lengths = np.sqrt(np.bincount(rows, values.astype(float) ** 2, found.starts.size - 1))
+    return Counted(starts, column[kept].astype(np.int32), (values / lengths[rows]).astype(np.float32))
+
+
 def _step(state: int, value: int) -> int:
-    return ((state << 5 & _ALL | state >> 27) ^ value) * 0x9E3779B1 & _ALL
+    return (state * 0x9E3779B97F4A7C15 + value) & _ALL
 
 
 def _finish(state: int) -> int:
-    return (state ^ state >> 15) * 0xC2B2AE35 & _ALL
+    return ((state ^ state >> 32) * 0xD1342543DE82EF95 & _ALL) >> 32
 
 
 def _run(state: int, text: str) -> int:
