@@ -3,6 +3,7 @@
     session.py   settings of one command, errors as one sentence, JSON for scripts
     data.py      ingest, quality, demo-data, dataset
     models.py    retrain, models, promote, rollback, ledger, jobs
+    tune.py      tune
     stack.py     up, down, status, serve, config
 
 What costs time to import is imported by the command that needs it, so that `mso --help` answers at once.
@@ -19,12 +20,12 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 import mobile_sentiment_ops
-from mobile_sentiment_ops.cli import data, models, stack
+from mobile_sentiment_ops.cli import data, models, stack, tune
 from mobile_sentiment_ops.cli.session import Session
 from mobile_sentiment_ops.errors import MsoError
 
 app = typer.Typer(name="mso", rich_markup_mode=None, pretty_exceptions_enable=False)
-for part in (stack, data, models):
+for part in (stack, data, models, tune):
     app.add_typer(part.commands)
 
 
