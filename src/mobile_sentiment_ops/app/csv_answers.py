@@ -145,13 +145,10 @@ def _kept_names(header: Sequence[str]) -> list[str]:
     >>> _kept_names(["review_text", "sentiment", "app"])
     ['review_text', 'given_sentiment', 'app']
     """
-    kept = []
-    for name in header:
-        if name in ADDED:
-            name = f"given_{name}"
-            while name in header:
-                name = f"given_{name}"
-        kept.append(name)
+    kept = list(header)
+    for at, name in enumerate(header):
+        while kept[at] in ADDED or (kept[at] != name and kept[at] in header):
+            kept[at] = f"given_{kept[at]}"
     return kept
 
 

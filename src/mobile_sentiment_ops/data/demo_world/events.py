@@ -80,10 +80,8 @@ def calendar(demo: Demo) -> Calendar:
     days = (date(demo.start.year + months // 12, months % 12 + 1, 1) - demo.start).days
     dice = Dice(demo.seed, days, 0)
     apps, kinds = list(WORLD["apps"]), WORLD["events"]
-    passing, staying = (
-        _shuffled([kind for kind, facts in kinds.items() if "days" in facts], dice),
-        _shuffled(("new_slang", "new_meaning"), dice),
-    )
+    passing = _shuffled([kind for kind, facts in kinds.items() if "days" in facts], dice)
+    staying = _shuffled(["new_slang", "new_meaning"], dice)
     releases = {app: _releases(app, days, None, dice) for app in apps}
     spans: dict[str, tuple[DemoEvent, int, int]] = {}
     for slot, kind in enumerate((passing[0], "new_language", passing[1], *staying, passing[2])):

@@ -6,8 +6,9 @@ from bisect import bisect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from functools import cache
+from functools import cache, reduce
 from itertools import accumulate
+from operator import getitem
 from typing import Any
 
 import polars as pl
@@ -209,8 +210,6 @@ def _drawn(dice: Dice, *path: str) -> Any:
 
 @cache
 def _weights(*path: str) -> tuple[tuple[Any, ...], tuple[float, ...]]:
-    table: Any = WORLD
-    for key in path:
-        table = table[key]
-    weights = table if isinstance(table, dict) else dict(enumerate(table, 1))
+    table: Any = reduce(getitem, path, WORLD)
+    weights: dict[Any, float] = table if isinstance(table, dict) else dict(enumerate(table, 1))
     return tuple(weights), tuple(accumulate(weights.values()))
