@@ -1,85 +1,72 @@
+"""Which buckets become columns, how they weigh, and how they grow."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from mobile_sentiment_ops.errors import BundleError
 from mobile_sentiment_ops.models.arrays import write_array
-from mobile_sentiment_ops.models.features import BUCKETS, WordFeatures, counted, tokens
+from mobile_sentiment_ops.models.features import Features
+from mobile_sentiment_ops.models.kernel import Grams, counted
 
-TEXTS = ("Love it 😍 so much", "do not update, it crashes", "", "ใช้งานง่าย แต่ช้า", "love it it it")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Not good, don't update!", ["not", "good", "dont", "update"]),
-        ("DON\u2019T", ["dont"]),
-        ("cafe\u0301 caf\u00e9", ["caf\u00e9", "caf\u00e9"]),
-        ("\uff27\uff52\uff45\uff41\uff54 10/10", ["great", "10", "10"]),
-        ("bahut accha 👍🏽👍", ["bahut", "accha", "👍", "👍"]),
-        ("बहुत अच्छा ऐप", ["बहुत", "अच्छा", "ऐप"]),
-        ("ดีมาก", ["ดีม", "ีมา", "มาก"]),
-        ("ดี", ["ดี"]),
-        ("很好用app", ["很好用", "app"]),
-        ("مُمتاز", ["مُمتاز"]),
-        ("👨\u200d👩\u200d👧 ok\ufe0f", ["👨", "👩", "👧", "ok"]),
-        ("... !!! \u200b", []),
-    ],
-)
-def test_words_negations_emoji_and_scripts_survive(text: str, expected: list[str]) -> None:
-    assert tokens(text) == expected
+TEXTS = ["the app is good", "the app crashes", "good good app", "", "👍"]
 
 
-@given(st.text())
-def test_any_text_has_tokens_that_do_not_change_when_read_again(text: str) -> None:
-    words = [token for token in tokens(text) if token.isascii()]
-    assert tokens(" ".join(words)) == words
+def test_rows_have_length_one_and_common_words_weigh_less() -> None:
+    features = Features.learn(counted(TEXTS))
+    rows = features.weighed(counted(TEXTS))
+    lengths = np.sqrt(np.bincount(rows.rows, weights=rows.values**2, minlength=len(TEXTS)))
+    assert lengths == pytest.approx([1, 1, 1, 0, 1])
+    weight_of = dict(zip(features.buckets.tolist(), features.weights.tolist(), strict=True))
+    words = {word: weight_of[counted([word]).buckets[0]] for word in ("app", "crashes")}
+    assert words["app"] < words["crashes"]
 
 
-def test_pairs_of_neighbours_are_told_from_the_same_words_apart() -> None:
-    near, apart = counted(["not good"]), counted(["good not"])
-    assert near.counts.tolist() == apart.counts.tolist() == [1, 1, 1]
-    assert len(set(near.buckets) & set(apart.buckets)) == 2
+def test_what_is_in_one_of_many_texts_is_left_out() -> None:
+    texts = ["app"] * 1_000 + ["unheard"]
+    features = Features.learn(counted(texts))
+    assert features.buckets.tolist() == counted(["app"]).buckets.tolist()
+    assert features.kept(counted(["unheard app"])).columns.tolist() == [0]
+    assert Features.learn(counted(["app good", "app"]), most=1).buckets.tolist() == counted(["app"]).buckets.tolist()
 
 
-@given(st.lists(st.sampled_from(TEXTS), max_size=8))
-def test_a_texts_features_do_not_depend_on_the_texts_beside_it(texts: list[str]) -> None:
-    together = counted(texts)
-    for at, text in enumerate(texts):
-        alone, part = counted([text]), slice(together.starts[at], together.starts[at + 1])
-        assert together.buckets[part].tolist() == alone.buckets.tolist()
-        assert together.counts[part].tolist() == alone.counts.tolist()
+def test_runs_of_characters_weigh_by_their_factor() -> None:
+    found = counted(["lamp", "lamps"], Grams(words=1, characters=(3, 3)))
+    even, half = Features.learn(found), Features.learn(found, character_weight=0.5)
+    of_characters = even.buckets % 2 == 1
+    assert 0 < of_characters.sum() < of_characters.size
+    assert half.weights == pytest.approx(np.where(of_characters, 0.5, 1.0) * even.weights)
 
 
-def test_weights_have_length_one_and_unknown_words_none() -> None:
-    features = WordFeatures.learn(counted(TEXTS))
-    weighed = features.weighed(counted([*TEXTS, "zyzzyva"]))
-    lengths = np.bincount(weighed.rows, weights=weighed.counts.astype(float) ** 2, minlength=6)
-    assert lengths == pytest.approx([1, 1, 0, 1, 1, 0], abs=1e-6)
+def test_new_features_join_and_the_old_ones_keep_their_weights() -> None:
+    before = Features.learn(counted(["app good"]))
+    after, places = before.grown(counted(["app new"]))
+    assert after.buckets[places].tolist() == before.buckets.tolist()
+    assert after.weights[places].tolist() == before.weights.tolist()
+    assert set(counted(["app new"]).buckets.tolist()) <= set(after.buckets.tolist())
 
 
-def test_rare_words_weigh_more_and_only_the_commonest_are_kept() -> None:
-    texts = ["app good", "app bad", "app slow", "app"]
-    features = WordFeatures.learn(counted(texts))
-    assert features.idf.min() == features.idf[features.columns[counted(["app"]).buckets[0]]]
-    assert WordFeatures.learn(counted(texts), most=1).buckets.tolist() == counted(["app"]).buckets.tolist()
+def test_empty_texts_leave_a_column() -> None:
+    features = Features.learn(counted(["", " "]))
+    rows = features.weighed(counted(["", "new"]))
+    matrix = features.matrix(rows)
+    assert isinstance(matrix, csr_matrix)
+    assert matrix.shape == (2, 1)
+    assert matrix.nnz == 0
 
 
-def test_what_is_in_one_text_of_many_is_not_learned() -> None:
-    texts = ["good app", "bad app"] * 500
-    assert WordFeatures.learn(counted([*texts, "unheard"])).columns[counted(["unheard"]).buckets[0]] == -1
-
-
-def test_empty_texts_still_give_a_column() -> None:
-    features = WordFeatures.learn(counted(["", " "]))
-    assert features.matrix(features.weighed(counted(["", "x"]))).shape == (2, 1)
-
-
-@pytest.mark.parametrize("buckets", [[-1, 2], [2, BUCKETS], [2, 2], [3, 1]])
-def test_files_that_do_not_fit_are_refused(buckets: list[int]) -> None:
-    files = {"buckets.npy": write_array(np.array(buckets, np.int32)), "idf.npy": write_array(np.ones(2, np.float32))}
-    with pytest.raises(BundleError, match=r"buckets\.npy"):
-        WordFeatures.from_files(files)
+def test_files_read_back_and_odd_ones_are_named() -> None:
+    features = Features.learn(counted(TEXTS))
+    files = features.files()
+    again = Features.from_files(files)
+    assert (again.weights == features.weights).all()
+    assert (again.columns == features.columns).all()
+    falling = write_array(features.buckets[::-1])
+    for changed, said in (
+        ({"buckets.npy": falling}, "rising numbers"),
+        ({"feature_weights.npy": write_array(np.ones(1, np.float32))}, r"feature_weights\.npy is float32"),
+    ):
+        with pytest.raises(BundleError, match=said):
+            Features.from_files({**files, **changed})

@@ -6,7 +6,7 @@ import xgboost
 
 from mobile_sentiment_ops.errors import BundleError
 from mobile_sentiment_ops.models.arrays import write_array
-from mobile_sentiment_ops.models.features import Counted
+from mobile_sentiment_ops.models.features import Weighed
 from mobile_sentiment_ops.models.trees import CHUNK_TEXTS, Trees
 
 TEXTS, COLUMNS = CHUNK_TEXTS + 44, 30
@@ -22,10 +22,10 @@ def counts() -> np.ndarray:
     return random.poisson(0.4, (TEXTS, COLUMNS)).astype(np.float32)
 
 
-def as_counted(counts: np.ndarray) -> Counted:
+def as_counted(counts: np.ndarray) -> Weighed:
     rows, columns = np.nonzero(counts)
     starts = np.searchsorted(rows, np.arange(len(counts) + 1))
-    return Counted(starts, columns.astype(np.int32), counts[rows, columns])
+    return Weighed(starts, columns.astype(np.int32), counts[rows, columns])
 
 
 def grown(counts: np.ndarray, name: str) -> tuple[xgboost.Booster, xgboost.DMatrix]:

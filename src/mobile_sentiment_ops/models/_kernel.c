@@ -367,8 +367,8 @@ static int weigh(Rows from, size_t count, size_t size, const int32_t *columns, s
             to.numbers[filled] = (int32_t)column, to.values[filled++] = value;
             square += (double)value * value;
         }
-        for (const double length = sqrt(square); first < filled; first++)
-            to.values[first] = (float)(to.values[first] / length);
+        for (const float part = (float)(1 / sqrt(square)); first < filled; first++)
+            to.values[first] *= part;
         to.starts[row + 1] = (int64_t)filled;
     }
     return 1;

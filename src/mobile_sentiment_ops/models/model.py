@@ -8,15 +8,17 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mobile_sentiment_ops.errors import BundleError, ModelError
-from mobile_sentiment_ops.models.calibration import Calibration
-from mobile_sentiment_ops.models.kinds import kind_named
-from mobile_sentiment_ops.models.scorers import Floats, Parameters, Ratings, Scorer
+from mobile_sentiment_ops.models.calibration import Calibration, Offsets
+from mobile_sentiment_ops.models.kernel import UNICODE_VERSION, Texts, counted
+from mobile_sentiment_ops.models.kinds import grams_of, kind_named
+from mobile_sentiment_ops.models.rows import Floats, Parameters, as_ratings
+from mobile_sentiment_ops.models.scorers import Scorer
 from mobile_sentiment_ops.types import LABELS, Prediction
 
-MODEL_FORMAT: Final = 1
+MODEL_FORMAT: Final = 2
 MODEL_FILE = "model.json"
 
 
@@ -29,18 +31,18 @@ class SentimentModel:
     parameters: Parameters
     scorer: Scorer
     calibration: Calibration
-    offsets: tuple[float, float, float]
+    offsets: Offsets
 
-    def probabilities(self, texts: Sequence[str], ratings: Ratings | None = None) -> Floats:
+    def probabilities(self, texts: Texts, ratings: Sequence[int | None] | None = None) -> Floats:
         """Probabilities (n, 3) in the order of LABELS, each row summing to 1. Most kinds ignore the stars."""
-        given = [None] * len(texts) if ratings is None else ratings
-        return self.calibration.probabilities(self.scorer.scores(texts, given))
+        found = counted(texts, grams_of(self.parameters))
+        return self.calibration.probabilities(self.scorer.scores(found, as_ratings(ratings, len(texts))))
 
     def decide(self, probabilities: Floats) -> npt.NDArray[np.intp]:
         """The decided class (n,) of probabilities (n, 3), as an index into LABELS."""
         return np.asarray((np.log(probabilities) + np.array(self.offsets)).argmax(axis=1))
 
-    def predict(self, texts: Sequence[str], ratings: Ratings | None = None) -> list[Prediction]:
+    def predict(self, texts: Texts, ratings: Sequence[int | None] | None = None) -> list[Prediction]:
         """An answer for each text, in order."""
         found = self.probabilities(texts, ratings)
         return [
@@ -54,8 +56,9 @@ class SentimentModel:
             format=MODEL_FORMAT,
             kind=self.kind,
             parameters=dict(self.parameters),
-            scale=self.calibration.scale,
-            bias=self.calibration.bias,
+            unicode=UNICODE_VERSION,
+            calibration=[tuple(row) for row in self.calibration.weights.tolist()],
+            bias=tuple(self.calibration.bias.tolist()),
             offsets=self.offsets,
         )
         return {MODEL_FILE: described.model_dump_json(indent=1).encode(), **self.scorer.files()}
@@ -67,16 +70,26 @@ class SentimentModel:
             raise BundleError(f"the model has no file {MODEL_FILE}")
         try:
             found = _Described.model_validate_json(files[MODEL_FILE])
-            scorer = kind_named(found.kind).from_files(files)
+            kind = kind_named(found.kind)
+            scorer = kind.from_files(files)
+            parameters = kind.with_parameters(found.parameters)
         except ValidationError as err:
             fault = err.errors()[0]
             place = ".".join(map(str, fault["loc"])) or "it"
-            raise BundleError(f"{MODEL_FILE}: {place} is not as this release reads it: {fault['msg'].lower()}") from err
+            raise BundleError(
+                f"{MODEL_FILE}: {place} is not as this release reads it: {fault['msg'].lower()}; "
+                "`mso retrain` makes a new model"
+            ) from err
         except ModelError as err:
             raise BundleError(f"{MODEL_FILE} says kind {found.kind}: {err}") from err
         if unknown := sorted(files.keys() - {MODEL_FILE} - scorer.files().keys()):
             raise BundleError(f"{unknown[0]} is no file of a model of kind {found.kind}")
-        return cls(found.kind, found.parameters, scorer, Calibration(found.scale, found.bias), found.offsets)
+        if found.unicode != UNICODE_VERSION:
+            raise BundleError(f"{MODEL_FILE}: texts are read by Unicode {found.unicode}, here by {UNICODE_VERSION}")
+        weights = np.array(found.calibration)
+        if weights.shape != scorer.start.shape:
+            raise BundleError(f"{MODEL_FILE}: calibration has the shape {weights.shape}, expected {scorer.start.shape}")
+        return cls(found.kind, parameters, scorer, Calibration(weights, np.array(found.bias)), found.offsets)
 
 
 class _Described(BaseModel):
@@ -84,9 +97,10 @@ class _Described(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    format: Literal[1]
+    format: Literal[2]
     kind: str
     parameters: dict[str, int | float | str]
-    scale: float = Field(gt=0)
+    unicode: str
+    calibration: list[tuple[float, float, float]]
     bias: tuple[float, float, float]
     offsets: tuple[float, float, float]

@@ -101,7 +101,8 @@ def weighed(found: Counted, columns: npt.NDArray[np.int32], weights: npt.NDArray
     logs = (1 + np.log(found.counts[kept].astype(float)).astype(np.float32)).astype(np.float32)
     values, rows = logs * weights[column[kept]], found.rows[kept]
     lengths = np.sqrt(np.bincount(rows, values.astype(float) ** 2, found.starts.size - 1))
-    return Counted(starts, column[kept].astype(np.int32), (values / lengths[rows]).astype(np.float32))
+    parts = np.divide(1, lengths, where=lengths > 0, out=lengths).astype(np.float32)
+    return Counted(starts, column[kept].astype(np.int32), values * parts[rows])
 
 
 def _step(state: int, value: int) -> int:

@@ -1,90 +1,52 @@
-"""What turns texts into scores, one number a class: the learned heart of each kind.
+"""What turns counted texts into scores: the learned heart of each kind.
 
-    LinearScorer   weights of word features (lr)
-    TreeScorer     trees on the commonest word features (xgb, rf)
+    LinearScorer   weights of words and runs of characters (lr, svc, nbsvm; `linear.py`)
+    TreeScorer     trees on the commonest words (xgb, rf)
     PriorScorer    the same for every text (majority)
     StarsScorer    by the stars the reviewer gave (stars)
 
-Scores are logits: `model.py` makes probabilities and decisions of them. Every fit sees each class at
-the same total weight, so that the rare ones count. Fits use one thread: a second one that waits for its
-turn beside a busy server cost 20 times the CPU (measured), and sums taken in one order come out the same.
+`calibration.py` makes probabilities and decisions of scores. Fits use one thread: a second one that waits
+for its turn beside a busy server cost 20 times the CPU (measured), and sums taken in one order come out
+the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from mobile_sentiment_ops.models.arrays import read_array, write_array
-from mobile_sentiment_ops.models.features import WordFeatures, counted
+from mobile_sentiment_ops.models.features import Features
+from mobile_sentiment_ops.models.kernel import Counted
+from mobile_sentiment_ops.models.rows import Floats, Labels, Parameters, Ratings, Rows
 from mobile_sentiment_ops.models.trees import Trees
 from mobile_sentiment_ops.types import LABELS
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-Floats = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.int64]
-Ratings = Sequence[int | None]
-Parameters = Mapping[str, int | float | str]
-
 CLASSES = len(LABELS)
+START: Floats = np.eye(CLASSES)
 
 
 class Scorer(Protocol):
     """Scores for texts, and the files they are kept in."""
 
-    def scores(self, texts: Sequence[str], ratings: Ratings) -> Floats:
-        """Logits (n, 3), each class as likely as another beforehand."""
+    @property
+    def start(self) -> Floats:
+        """What k scores mean for the labels (k, 3) before held-out rows have said so."""
+        ...
+
+    def scores(self, found: Counted, ratings: Ratings) -> Floats:
+        """Scores (n, k)."""
         ...
 
     def files(self) -> dict[str, bytes]:
         """Everything the scorer is, by file name."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class LinearScorer:
-    """Logits from word features: `weights` (k, 3) and `intercept` (3,)."""
-
-    features: WordFeatures
-    weights: npt.NDArray[np.float32]
-    intercept: Floats
-
-    @classmethod
-    def fit(cls, texts: Sequence[str], ratings: Ratings, labels: Labels, parameters: Parameters, seed: int) -> Scorer:
-        """Multinomial logistic regression with balanced classes."""
-        from sklearn.linear_model import LogisticRegression
-        from threadpoolctl import threadpool_limits
-
-        found = counted(texts)
-        features = WordFeatures.learn(found)
-        rows, classes, weights = _with_every_class(features.matrix(features.weighed(found)), labels)
-        learner = LogisticRegression(**parameters, random_state=seed)
-        with threadpool_limits(1):
-            learner.fit(rows, classes, sample_weight=weights)
-        return cls(features, learner.coef_.T.astype(np.float32), learner.intercept_.astype(np.float64))
-
-    @classmethod
-    def from_files(cls, files: Mapping[str, bytes]) -> Scorer:
-        features = WordFeatures.from_files(files)
-        weights = read_array(files, "weights.npy", np.float32, (features.buckets.size, CLASSES))
-        return cls(features, weights, read_array(files, "intercept.npy", np.float64, (CLASSES,)))
-
-    def scores(self, texts: Sequence[str], ratings: Ratings) -> Floats:
-        weighed = self.features.weighed(counted(texts))
-        terms = weighed.counts[:, None].astype(np.float64) * self.weights[weighed.buckets]
-        rows = weighed.rows
-        sums = [np.bincount(rows, weights=terms[:, label], minlength=len(texts)) for label in range(CLASSES)]
-        return np.stack(sums, axis=1) + self.intercept
-
-    def files(self) -> dict[str, bytes]:
-        own = {"weights.npy": write_array(self.weights), "intercept.npy": write_array(self.intercept)}
-        return {**self.features.files(), **own}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,31 +56,31 @@ class TreeScorer:
     Counts and not weights: whole numbers make few distinct splits, which cost a tenth to search.
     """
 
-    features: WordFeatures
+    features: Features
     trees: Trees
+    start: Floats = field(default_factory=START.copy)
 
     @classmethod
-    def fit(cls, texts: Sequence[str], ratings: Ratings, labels: Labels, parameters: Parameters, seed: int) -> Scorer:
+    def fit(cls, rows: Rows, parameters: Parameters, seed: int) -> Scorer:
         """`rounds` of boosting on the `words` commonest features; one round of many trees is a forest."""
         import xgboost
 
         more = dict(parameters)
         rounds, words = int(more.pop("rounds")), int(more.pop("words"))
-        found = counted(texts)
-        features = WordFeatures.learn(found, most=words)
-        rows, classes, weights = _with_every_class(features.matrix(features.kept(found)), labels)
+        features = Features.learn(rows.found, most=words)
+        matrix, classes, weights = _with_every_class(features.matrix(features.kept(rows.found)), rows.labels)
         fixed = {"objective": "multi:softprob", "num_class": CLASSES, "tree_method": "hist", "nthread": 1}
-        data = xgboost.DMatrix(rows, label=classes, weight=weights, nthread=1)
+        data = xgboost.DMatrix(matrix, label=classes, weight=weights, nthread=1)
         booster = xgboost.train({**fixed, **more, "seed": seed, "verbosity": 0}, data, num_boost_round=rounds)
         return cls(features, Trees.of_xgboost(bytes(booster.save_raw("json"))))
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Scorer:
-        features = WordFeatures.from_files(files)
+        features = Features.from_files(files)
         return cls(features, Trees.from_files(files, features.buckets.size))
 
-    def scores(self, texts: Sequence[str], ratings: Ratings) -> Floats:
-        return self.trees.scores(self.features.kept(counted(texts)), self.features.buckets.size)
+    def scores(self, found: Counted, ratings: Ratings) -> Floats:
+        return self.trees.scores(self.features.kept(found), self.features.buckets.size)
 
     def files(self) -> dict[str, bytes]:
         return {**self.features.files(), **self.trees.files()}
@@ -129,17 +91,18 @@ class PriorScorer:
     """The logarithm of each class's share in training, whatever the text."""
 
     shares: Floats
+    start: Floats = field(default_factory=START.copy)
 
     @classmethod
-    def fit(cls, texts: Sequence[str], ratings: Ratings, labels: Labels, parameters: Parameters, seed: int) -> Scorer:
-        return cls(class_shares(labels))
+    def fit(cls, rows: Rows, parameters: Parameters, seed: int) -> Scorer:
+        return cls(class_shares(rows.labels))
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Scorer:
         return cls(read_array(files, "shares.npy", np.float64, (CLASSES,)))
 
-    def scores(self, texts: Sequence[str], ratings: Ratings) -> Floats:
-        return np.tile(np.log(self.shares), (len(texts), 1))
+    def scores(self, found: Counted, ratings: Ratings) -> Floats:
+        return np.tile(np.log(self.shares), (len(ratings), 1))
 
     def files(self) -> dict[str, bytes]:
         return {"shares.npy": write_array(self.shares)}
@@ -150,18 +113,18 @@ class StarsScorer:
     """The label that the stars stand for (1-2 Negative, 3 Neutral, 4-5 Positive); none without stars."""
 
     table: Floats = field(default_factory=lambda: 4.0 * np.eye(CLASSES)[[0, 0, 1, 2, 2]])
+    start: Floats = field(default_factory=START.copy)
 
     @classmethod
-    def fit(cls, texts: Sequence[str], ratings: Ratings, labels: Labels, parameters: Parameters, seed: int) -> Scorer:
+    def fit(cls, rows: Rows, parameters: Parameters, seed: int) -> Scorer:
         return cls()
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Scorer:
         return cls(read_array(files, "stars.npy", np.float64, (5, CLASSES)))
 
-    def scores(self, texts: Sequence[str], ratings: Ratings) -> Floats:
-        with_none = np.vstack([np.zeros(CLASSES), self.table])
-        return with_none[[rating or 0 for rating in ratings]].reshape(len(texts), CLASSES)
+    def scores(self, found: Counted, ratings: Ratings) -> Floats:
+        return np.asarray(np.vstack([np.zeros(CLASSES), self.table])[ratings])
 
     def files(self) -> dict[str, bytes]:
         return {"stars.npy": write_array(self.table)}

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from mobile_sentiment_ops.errors import BundleError
 from mobile_sentiment_ops.models.arrays import read_array, write_array
-from mobile_sentiment_ops.models.features import Counted
+from mobile_sentiment_ops.models.features import Weighed
 from mobile_sentiment_ops.types import LABELS
 
 Integers = npt.NDArray[np.int32]
@@ -70,7 +70,7 @@ class Trees:
             base=np.broadcast_to(base, len(LABELS)).astype(np.float64),
         )
 
-    def scores(self, found: Counted, columns: int) -> npt.NDArray[np.float64]:
+    def scores(self, found: Weighed, columns: int) -> npt.NDArray[np.float64]:
         """Sums of leaves (n, 3) for the columns of n texts, of which there are `columns` in all."""
         texts = found.starts.size - 1
         scores, rows = np.tile(self.base, (texts, 1)), found.rows
@@ -78,7 +78,7 @@ class Trees:
             until = min(at + CHUNK_TEXTS, texts)
             chunk = slice(found.starts[at], found.starts[until])
             counts = np.zeros((until - at, columns), np.float32)
-            counts[rows[chunk] - at, found.buckets[chunk]] = found.counts[chunk]
+            counts[rows[chunk] - at, found.columns[chunk]] = found.values[chunk]
             scores[at:until] += self._sums(counts)
         return scores
 
