@@ -3,31 +3,23 @@ tests/contracts run on both) and forgets everything with the process. Safe to sh
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Unpack
 
 import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.pool import StaticPool
 
+from mobile_sentiment_ops.adapters.state_sql import SqlState
 from mobile_sentiment_ops.data.arrow import choice, fit_schema
-from mobile_sentiment_ops.errors import NotFound, StaleToken, Unavailable
-from mobile_sentiment_ops.ports import Clock, JobChanges, Segment, TrainingRun, Which, checked_name
-from mobile_sentiment_ops.registry.ledger import GENESIS, chain_entry
-from mobile_sentiment_ops.registry.transitions import ENDED, as_stored, changed_job, next_champion
-from mobile_sentiment_ops.types import (
-    Champion,
-    Decision,
-    Job,
-    JobState,
-    Lease,
-    LedgerEntry,
-    ModelVersion,
-    PredictionRecord,
-)
+from mobile_sentiment_ops.errors import NotFound, Unavailable
+from mobile_sentiment_ops.ports import Clock, Segment, TrainingRun, Which, checked_name
+from mobile_sentiment_ops.types import ModelVersion, PredictionRecord
 
 BATCH_ROWS = 65_536
 
@@ -77,15 +69,12 @@ class MemoryTables:
 
     def append(self, table: str, rows: pa.Table, *, key: tuple[str, int] | None = None) -> bool:
         with self._lock:
+            if key is not None and key[1] <= self._numbers.get((table, key[0]), -1):
+                return False
             commits = self._commits.get(table, [])
+            self._commits[table] = [*commits, fit_schema(rows, commits[-1].schema if commits else None)]
             if key is not None:
-                writer, number = key
-                if number <= self._numbers.get((table, writer), -1):
-                    return False
-            fitted = fit_schema(rows, commits[-1].schema if commits else None)
-            if key is not None:
-                self._numbers[(table, writer)] = number
-            self._commits[table] = [*commits, fitted]
+                self._numbers[table, key[0]] = key[1]
             return True
 
     def batches(
@@ -216,96 +205,22 @@ class MemoryRegistry:
             raise NotFound(f"there is no model version {version}") from None
 
 
-class MemoryState:
-    """Champion, ledger, jobs and leases behind one lock."""
+class MemoryState(SqlState):
+    """The state database in the memory of SQLite: one connection, and one caller at a time."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        super().__init__("sqlite://", clock, poolclass=StaticPool, connect_args={"check_same_thread": False})
         self._lock = threading.Lock()
-        self._champion: Champion | None = None
-        self._ledger: list[LedgerEntry] = []
-        self._jobs: dict[str, Job] = {}
-        self._leases: dict[str, Lease] = {}
 
-    def champion(self) -> Champion | None:
-        return self._champion
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with self._lock, super()._reading() as connection:
+            yield connection
 
-    def change_champion(
-        self, new: ModelVersion, decision: Decision, *, expected_token: int, fence: Lease | None = None
-    ) -> Champion:
-        with self._lock:
-            if fence is not None and not self._is_latest(fence):
-                raise StaleToken(f"the lease {fence.name} was taken over; the holder that has it now decides")
-            at = self._clock.now()
-            champion = next_champion(self._champion, new, decision, expected_token=expected_token, at=at)
-            self._chain(decision)
-            self._champion = champion
-            return champion
-
-    def decide(self, decision: Decision) -> LedgerEntry:
-        with self._lock:
-            return self._chain(decision)
-
-    def ledger(self, *, after: int = 0, limit: int | None = None) -> list[LedgerEntry]:
-        return [entry for entry in self._ledger if entry.seq > after][:limit]
-
-    def submit(self, kind: str) -> tuple[Job, bool]:
-        with self._lock:
-            for job in self._jobs.values():
-                if job.kind == kind and job.state not in ENDED:
-                    return job, False
-            job = Job(f"{kind}-{secrets.token_hex(6)}", kind, JobState.QUEUED, self._clock.now())
-            self._jobs[job.job_id] = job
-            return job, True
-
-    def job(self, job_id: str) -> Job:
-        try:
-            return self._jobs[job_id]
-        except KeyError:
-            raise NotFound(f"there is no job {job_id}") from None
-
-    def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
-        newest = reversed(list(self._jobs.values()))
-        return [job for job in newest if state is None or job.state is state][:limit]
-
-    def update_job(self, job_id: str, **changes: Unpack[JobChanges]) -> Job:
-        with self._lock:
-            self._jobs[job_id] = changed_job(self.job(job_id), self._clock.now(), **changes)
-            return self._jobs[job_id]
-
-    def acquire(self, name: str, holder: str, *, seconds: float) -> Lease | None:
-        with self._lock:
-            now, held = self._clock.now(), self._leases.get(name)
-            if held is not None and held.expires_at > now and held.holder != holder:
-                return None
-            lease = Lease(name, holder, held.token + 1 if held else 1, now + timedelta(seconds=seconds))
-            self._leases[name] = lease
-            return lease
-
-    def renew(self, lease: Lease, *, seconds: float) -> Lease | None:
-        with self._lock:
-            now = self._clock.now()
-            if not self._is_latest(lease) or self._leases[lease.name].expires_at <= now:
-                return None
-            renewed = replace(lease, expires_at=now + timedelta(seconds=seconds))
-            self._leases[lease.name] = renewed
-            return renewed
-
-    def release(self, lease: Lease) -> None:
-        with self._lock:
-            if self._is_latest(lease):
-                self._leases[lease.name] = replace(lease, expires_at=self._clock.now())
-
-    def _is_latest(self, lease: Lease) -> bool:
-        latest = self._leases.get(lease.name)
-        return latest is not None and latest.token == lease.token
-
-    def _chain(self, decision: Decision) -> LedgerEntry:
-        previous = self._ledger[-1].entry_hash if self._ledger else GENESIS
-        decision = replace(decision, figures=as_stored(decision.figures))
-        entry = chain_entry(len(self._ledger) + 1, self._clock.now(), decision, previous)
-        self._ledger.append(entry)
-        return entry
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with self._lock, super()._writing() as connection:
+            yield connection
 
 
 class MemorySpool:

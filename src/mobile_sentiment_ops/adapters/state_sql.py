@@ -105,11 +105,12 @@ step alters what is there and makes the one before it spell out the tables of it
 
 
 class SqlState:
-    """The state database at `url`, made or brought to this release's format at first use."""
+    """The state database at `url`, made or brought to this release's format at first use; `options` are its engine's."""
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(self, url: str, clock: Clock, **options: Any) -> None:
         self._url = url
         self._clock = clock
+        self._options = options
 
     # --- the champion
 
@@ -215,7 +216,7 @@ class SqlState:
     @cached_property
     def _engine(self) -> sa.Engine:
         if self._url.startswith("sqlite"):
-            engine = sa.create_engine(self._url, connect_args={"timeout": WAIT_SECONDS})
+            engine = sa.create_engine(self._url, **{"connect_args": {"timeout": WAIT_SECONDS}, **self._options})
             sa.event.listen(engine, "connect", _set_up_sqlite)
         else:
             engine = sa.create_engine(self._url, pool_pre_ping=True)
