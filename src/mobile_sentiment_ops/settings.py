@@ -126,13 +126,13 @@ class Gate(Section):
         2_000, ge=10, description="fewest rows a verdict may rest on, or half of all labelled reviews"
     )
     expected_gain: float = Field(
-        0.012, gt=0, description="the gain that a better model may have: what the labels needed are counted for"
+        0.0125, gt=0, description="the gain that a better model may have: what the labels needed are counted for"
     )
     margin: Share = Field(0.01, description="loss that counts as none, of macro-F1 and of right answers")
     equal_may_replace: bool = Field(
         False, description="promote what is within the margin and cheaper or mends a behaviour test"
     )
-    max_slice_loss: Share = Field(0.05, description="F1 that a label, an app, a language or a version may lose")
+    max_slice_loss: Share = Field(0.04, description="F1 that a label, an app, a language or a version may lose")
     max_ece: Share = Field(0.1, description="how far confidence may be off (ECE), if it was not before")
     max_ece_rise: Share = Field(0.02, description="how much more than the champion's it may be off then")
     max_us_per_review: float = Field(1_000.0, gt=0, description="CPU time for a review in a batch, in microseconds")

@@ -23,14 +23,15 @@ import numpy as np
 from mobile_sentiment_ops.models.evaluation import Floats, Indices, reliability
 from mobile_sentiment_ops.models.intervals import paired_intervals
 from mobile_sentiment_ops.registry.comparison import NORMAL, Loss, Part, mcnemar, part_losses, rows_to_tell
+from mobile_sentiment_ops.registry.spending import FIRST_SHARE
 from mobile_sentiment_ops.settings import Gate
 from mobile_sentiment_ops.types import LABELS, Interval, Outcome, Verdict
 
 FIRST_MODEL_ROWS = 30
 """Fewest rows to judge the first model on; the interval is wide then, and still decides."""
 
-SUSPECT = 0.2
-"""The chance that any of the parts looks worse though none is: beyond it the verdict waits."""
+SURE, SUSPECT = 0.025, 0.1
+"""The chance that any of the parts looks as much worse though none is: below it the candidate is refused, or waits."""
 
 POWER = 0.8
 """How probably a better candidate is promoted once the labelled reviews that a HOLD asks for are there."""
@@ -183,26 +184,28 @@ def _on_gain(
             reason += " More labelled reviews are not expected to change that."
         else:
             measured["labels_needed"] = float(more)
-            reason += f" It needs about {_rounded(more):,} more labelled reviews to decide."
+            reason += (
+                f" It needs about {_rounded(more):,} more labelled reviews to decide, if it is better by "
+                f"{gate.expected_gain:g} (gate.expected_gain)."
+            )
     yield outcome, reason
 
 
 def labels_needed(gain: float, error: float, rows: int, *, gate: Gate) -> int | None:
-    """How many more labelled reviews would decide, by the gain on `rows` rows and its standard error.
+    """How many more labelled reviews would promote a candidate that gains `expected_gain` with a chance of POWER,
+    by the standard error of the gain on `rows` rows.
 
-    None when there is no gain to be told, or when it is surely smaller than `expected_gain`.
+    What was gained on these rows says less than it seems to: twice its standard error away from the truth is
+    usual, and the rows needed go with its square. None when nothing was gained.
 
     >>> labels_needed(0.01, 0.007, 2500, gate=Gate()), labels_needed(-0.004, 0.007, 2500, gate=Gate())
     (6657, None)
     """
     if gain <= 0 or not error:
         return None
-    level = ROUND * (1 - gate.confidence) / 2
+    level = FIRST_SHARE * (1 - gate.confidence) / 2
     total = rows_to_tell(gate.expected_gain, error, rows, level=level, power=POWER)
     return max(total - rows, 1)
-
-
-ROUND = 0.2
 
 
 def _rounded(count: int) -> int:
@@ -229,7 +232,7 @@ def _on_answers(measured: Mapping[str, float], gate: Gate) -> Iterator[Finding]:
 
 def _on_parts(losses: Sequence[Loss], gate: Gate) -> Iterator[Finding]:
     """Parts that lose more than allowed: for sure, or perhaps."""
-    sure, perhaps = (NORMAL.inv_cdf(1 - chance / len(losses)) for chance in (1 - gate.confidence, SUSPECT))
+    sure, perhaps = (NORMAL.inv_cdf(1 - chance / len(losses)) for chance in (SURE, SUSPECT))
     for loss in sorted(losses, key=lambda loss: -loss.loss):
         told = f"{loss.name}: {loss.loss:.3f} F1 lost on {loss.rows:,} reviews, {gate.max_slice_loss:g} is allowed"
         if loss.loss <= gate.max_slice_loss or loss.errors_above_zero <= perhaps:

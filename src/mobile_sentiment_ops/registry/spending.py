@@ -18,6 +18,9 @@ from mobile_sentiment_ops.types import LedgerEntry
 ROUND_SHARES = (0.6, 0.25, 0.15)
 """Of the chance of a wrong promotion, for the first, second and third round on the same test rows."""
 
+FIRST_SHARE = ROUND_SHARES[0] / 3
+"""Of that chance, for one of three candidates on test rows that judged nothing yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class TestRows:
