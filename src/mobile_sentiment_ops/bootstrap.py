@@ -84,7 +84,7 @@ class Platform:
 
         self.workspace.mkdir(parents=True, exist_ok=True)
         url = self.settings.storage.state_url or f"sqlite:///{self.workspace / 'state.db'}"
-        return SqlState(url, self.clock)
+        return SqlState(url, self.clock, anchors=self.workspace / "ledger.anchors")
 
     @cached_property
     def registry(self) -> Registry:

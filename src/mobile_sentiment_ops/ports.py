@@ -117,6 +117,9 @@ class Bundles(Protocol):
     def path(self, bundle_hash: str) -> Path | None:
         """The folder of a bundle on this disk, or None."""
 
+    def list(self) -> list[str]:
+        """The hashes of the bundles on this disk, sorted."""
+
 
 class Datasets(Protocol):
     """Immutable manifests of datasets by fingerprint."""
@@ -213,7 +216,11 @@ class State(Protocol):
         """Append a decision."""
 
     def ledger(self, *, after: int = 0, limit: int | None = None) -> list[LedgerEntry]:
-        """Entries with seq > `after`, oldest first."""
+        """Entries with seq > `after`, oldest first; StoreError for one that was not written so."""
+
+    def anchors(self) -> list[tuple[int, str]]:
+        """The seq and hash of every entry as kept outside the store, oldest first; StoreError when that
+        was changed. Empty when nothing is kept."""
 
     # --- jobs
     def submit(self, kind: str) -> tuple[Job, bool]:

@@ -29,10 +29,8 @@ class FolderBundles:
     def get(self, bundle_hash: str) -> dict[str, bytes]:
         path = self._at(bundle_hash)
         if not path.is_dir():
-            there = sorted(found.name for found in self._folder.glob("*") if not found.name.startswith(PART))
-            raise NotFound(
-                f"there is no bundle {bundle_hash} in {self._folder}; there are: {', '.join(there) or 'none'}"
-            )
+            there = ", ".join(self.list()) or "none"
+            raise NotFound(f"there is no bundle {bundle_hash} in {self._folder}; there are: {there}")
         try:
             return read_folder(path)
         except OSError as err:
@@ -41,6 +39,9 @@ class FolderBundles:
     def path(self, bundle_hash: str) -> Path | None:
         path = self._at(bundle_hash)
         return path if path.is_dir() else None
+
+    def list(self) -> list[str]:
+        return sorted(found.name for found in self._folder.glob("*") if not found.name.startswith(PART))
 
     def _at(self, bundle_hash: str) -> Path:
         if "/" in checked_name(bundle_hash) or bundle_hash.startswith("."):

@@ -3,6 +3,7 @@ tests/contracts run on both) and forgets everything with the process. Safe to sh
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,11 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
 
+from mobile_sentiment_ops.adapters.files import FsspecFiles
 from mobile_sentiment_ops.adapters.state_sql import SqlState
 from mobile_sentiment_ops.data.arrow import choice, fit_schema
 from mobile_sentiment_ops.errors import NotFound, Unavailable
-from mobile_sentiment_ops.ports import Clock, Segment, TrainingRun, Which, checked_name
+from mobile_sentiment_ops.ports import Clock, Segment, TrainingRun, Which
 from mobile_sentiment_ops.types import ModelVersion, PredictionRecord
 
 BATCH_ROWS = 65_536
@@ -39,24 +41,11 @@ class FixedClock:
         return self._now
 
 
-class MemoryFiles:
-    """Files in a dictionary."""
+class MemoryFiles(FsspecFiles):
+    """Files in the memory of fsspec, each of these in a folder of its own."""
 
     def __init__(self) -> None:
-        self._files: dict[str, bytes] = {}
-
-    def write(self, name: str, data: bytes) -> str:
-        self._files[checked_name(name)] = bytes(data)
-        return f"memory://{name}"
-
-    def read(self, name: str) -> bytes:
-        try:
-            return self._files[checked_name(name)]
-        except KeyError:
-            raise NotFound(f"there is no file {name}") from None
-
-    def list(self, prefix: str = "") -> list[str]:
-        return sorted(name for name in list(self._files) if name.startswith(prefix))
+        super().__init__(f"memory://{secrets.token_hex(8)}")
 
 
 class MemoryTables:
@@ -114,6 +103,9 @@ class MemoryBundles:
 
     def path(self, bundle_hash: str) -> Path | None:  # noqa: ARG002 - the port names it
         return None
+
+    def list(self) -> list[str]:
+        return sorted(self._bundles)
 
 
 class MemoryDatasets:

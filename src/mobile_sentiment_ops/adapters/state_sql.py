@@ -8,7 +8,10 @@ wait, with every commit flushed to the disk. Times are UTC as ISO text with micr
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import re
 import secrets
 import sqlite3
 import time
@@ -17,16 +20,22 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Unpack
+from pathlib import Path
+from typing import Any, TypeVar, Unpack
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from mobile_sentiment_ops.errors import FormatTooNew, NotFound, StaleToken, StoreError, Unavailable
 from mobile_sentiment_ops.ports import Clock, JobChanges
-from mobile_sentiment_ops.registry.ledger import GENESIS, chain_entry
+from mobile_sentiment_ops.registry.ledger import GENESIS, Anchor, chain_entry, first_broken
 from mobile_sentiment_ops.registry.transitions import ENDED, as_stored, changed_job, next_champion
 from mobile_sentiment_ops.types import Champion, Decision, Job, JobState, Lease, LedgerEntry, ModelVersion
+
+log = structlog.get_logger()
+
+Found = TypeVar("Found")
 
 WAIT_SECONDS = 10.0
 POSTGRES_LOCK = 0x6D736F  # "mso"
@@ -41,8 +50,10 @@ class Time(sa.TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
         return None if value is None else value.astimezone(UTC).isoformat(timespec="microseconds")
 
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
-        return None if value is None else datetime.fromisoformat(value)
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return _as_written(value, datetime.fromisoformat, lambda found: self.process_bind_param(found, dialect))
 
 
 class Json(sa.TypeDecorator[object]):
@@ -55,7 +66,19 @@ class Json(sa.TypeDecorator[object]):
         return json.dumps(value, ensure_ascii=False)
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> object:  # noqa: ARG002
-        return json.loads(value or "null")
+        return _as_written(value or "null", json.loads, lambda found: json.dumps(found, ensure_ascii=False))
+
+
+def _as_written(text: str, read: Callable[[str], Found], write: Callable[[Found], str | None]) -> Found:
+    """What a text says; StoreError when this program would have written that otherwise. Another blank
+    in JSON says the same, and was put there by someone."""
+    try:
+        found = read(text)
+        if write(found) == text:
+            return found
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise StoreError(f"the state database holds {text[:60]!r}, which this program did not write so; it was changed")
 
 
 COLUMN_TYPES: Mapping[str, sa.types.TypeEngine[Any]] = {
@@ -104,11 +127,64 @@ STEPS: tuple[Callable[[sa.Connection], None], ...] = (_first_tables,)
 step alters what is there and makes the one before it spell out the tables of its time."""
 
 
-class SqlState:
-    """The state database at `url`, made or brought to this release's format at first use; `options` are its engine's."""
+class Anchors:
+    """A file of lines `seq hash`, one for every entry of the ledger, which is only ever appended to."""
 
-    def __init__(self, url: str, clock: Clock, **options: Any) -> None:
+    HEAD = b"mso ledger anchors, format 1\n"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> list[Anchor]:
+        """All of them; StoreError for a line that was not written so. A torn end is no line."""
+        try:
+            lines = self._path.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        anchors = []
+        for seq, line in enumerate(lines):
+            found = re.fullmatch(rb"%d ([0-9a-f]{64})\n" % seq, line)
+            if seq and found:
+                anchors.append((seq, found[1].decode()))
+            elif seq or line != self.HEAD:
+                expected = f"{seq} and a hash" if seq else repr(self.HEAD)
+                raise StoreError(
+                    f"{self._path.name} line {seq + 1} is {line[:80]!r}, expected {expected}: it was changed"
+                )
+        return anchors
+
+    def follow(self, after: Callable[[int], list[LedgerEntry]]) -> None:
+        """Write down the entries that came since, if they go on from the last line. Nothing is ever taken
+        back: a ledger that goes on otherwise was changed, and stays found out."""
+        try:
+            with self._path.open("a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                anchors = self.read()
+                last = anchors[-1] if anchors else (0, GENESIS)
+                entries = after(last[0])
+                if (broken := first_broken(entries, last)) is not None:
+                    raise StoreError(
+                        f"entry {broken} of the ledger does not follow from entry {last[0]} as it was kept"
+                    )
+                if entries:
+                    file.truncate(sum(len(f"{seq} {kept}\n") for seq, kept in anchors) + len(self.HEAD) * bool(anchors))
+                    lines = [f"{entry.seq} {entry.entry_hash}\n".encode() for entry in entries]
+                    file.write(b"".join(lines if anchors else [self.HEAD, *lines]))
+                    file.flush()
+                    os.fsync(file.fileno())
+        except (StoreError, OSError) as err:  # the entries are committed: what asked for them goes on
+            log.warning("the ledger's anchors do not follow it; `mso verify` tells more", error=str(err))
+
+
+class SqlState:
+    """The state database at `url`, brought to this release's format at first use; `options` are its engine's.
+    `anchors` is a file for the ledger's hashes, outside the database."""
+
+    def __init__(self, url: str, clock: Clock, *, anchors: Path | None = None, **options: Any) -> None:
         self._url = url
+        self._anchors = Anchors(anchors) if anchors else None
         self._clock = clock
         self._options = options
 
@@ -124,23 +200,33 @@ class SqlState:
         with self._writing() as connection:
             if fence is not None and not _is_latest(fence, _lease(connection, fence.name)):
                 raise StaleToken(f"the lease {fence.name} was taken over; the holder that has it now decides")
-            current, now = _champion(connection), self._clock.now()
-            champion = next_champion(current, new, decision, expected_token=expected_token, at=now)
-            row = {"row_id": 1, **asdict(champion)}
-            connection.execute(CHAMPION.insert().values(row) if current is None else CHAMPION.update().values(row))
+            now = self._clock.now()
+            champion = next_champion(_champion(connection), new, decision, expected_token=expected_token, at=now)
+            connection.execute(CHAMPION.delete())
+            connection.execute(CHAMPION.insert().values(row_id=1, **asdict(champion)))
             _chain(connection, now, decision)
-            return champion
+        self._anchor(self._engine)
+        return champion
 
     # --- the ledger
 
     def decide(self, decision: Decision) -> LedgerEntry:
         with self._writing() as connection:
-            return _chain(connection, self._clock.now(), decision)
+            entry = _chain(connection, self._clock.now(), decision)
+        self._anchor(self._engine)
+        return entry
 
     def ledger(self, *, after: int = 0, limit: int | None = None) -> list[LedgerEntry]:
         with self._reading() as connection:
-            asked = LEDGER.select().where(LEDGER.c.seq > after).order_by(LEDGER.c.seq).limit(limit)
-            return [_entry(row) for row in connection.execute(asked).mappings()]
+            return _entries(connection, after, limit)
+
+    def anchors(self) -> list[Anchor]:
+        return self._anchors.read() if self._anchors else []
+
+    def _anchor(self, engine: sa.Engine) -> None:
+        if self._anchors is not None:
+            with engine.connect() as connection:
+                self._anchors.follow(lambda seq: _entries(connection, seq))
 
     # --- jobs
 
@@ -179,7 +265,7 @@ class SqlState:
             if held is not None and held.expires_at > now and held.holder != holder:
                 return None
             lease = Lease(name, holder, held.token + 1 if held else 1, now + timedelta(seconds=seconds))
-            _keep_lease(connection, lease, new=held is None)
+            _keep_lease(connection, lease)
             return lease
 
     def renew(self, lease: Lease, *, seconds: float) -> Lease | None:
@@ -225,6 +311,7 @@ class SqlState:
                 _use_write_ahead_log(engine)
             with _write(engine) as connection:
                 self._bring_to_format(connection)
+            self._anchor(engine)
         except BaseException:
             engine.dispose()
             raise
@@ -301,6 +388,11 @@ def _chain(connection: sa.Connection, at: datetime, decision: Decision) -> Ledge
     return entry
 
 
+def _entries(connection: sa.Connection, after: int, limit: int | None = None) -> list[LedgerEntry]:
+    asked = LEDGER.select().where(LEDGER.c.seq > after).order_by(LEDGER.c.seq).limit(limit)
+    return [_entry(row) for row in connection.execute(asked).mappings()]
+
+
 def _entry(row: sa.RowMapping) -> LedgerEntry:
     decision = Decision(*(row[found.name] for found in fields(Decision)))
     return LedgerEntry(row["seq"], row["at"], decision, row["previous_hash"], row["entry_hash"])
@@ -326,7 +418,6 @@ def _is_latest(lease: Lease, held: Lease | None) -> bool:
     return held is not None and held.token == lease.token
 
 
-def _keep_lease(connection: sa.Connection, lease: Lease, *, new: bool = False) -> None:
-    values = asdict(lease)
-    known = LEASES.update().where(LEASES.c.name == lease.name)
-    connection.execute(LEASES.insert().values(values) if new else known.values(values))
+def _keep_lease(connection: sa.Connection, lease: Lease) -> None:
+    connection.execute(LEASES.delete().where(LEASES.c.name == lease.name))
+    connection.execute(LEASES.insert().values(asdict(lease)))
