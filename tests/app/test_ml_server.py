@@ -453,7 +453,7 @@ def test_a_retrain_is_one_job_that_can_be_asked_for(world: World) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "detail"),
     [
-        ("GET", "/jobs/none", 404, "there is no job none"),
+        ("GET", "/jobs/none", 404, "there is no job none; GET /jobs and `mso status` list them"),
         ("GET", "/jobs?limit=0", 422, "limit: Input should be greater than or equal to 1"),
         (
             "GET",
