@@ -18,7 +18,7 @@ export UV_PYTHON_DOWNLOADS := never
 check test: export OMP_NUM_THREADS := 1
 check test: export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help setup dev up down check test bench docs lock wheel clean
+.PHONY: help setup dev up down check test fuzz bench docs lock wheel clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -44,6 +44,14 @@ check: dev ## format, lint, types, import directions and all tests below the por
 
 test: dev ## check, then the tests with real servers, then the whole program
 	@$(BIN)/python tests/groups.py
+
+fuzz: ## look for bytes that break the kernel, for SECONDS=60; what it learns stays in build/fuzz
+	@command -v clang > /dev/null || { echo "error: no clang with libFuzzer; Debian has it as clang and libclang-rt-14-dev" >&2; exit 2; }
+	@mkdir -p build/fuzz/corpus
+	clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+	-DTABLE='"$(CURDIR)/src/mobile_sentiment_ops/models/code_points.bin"' tests/fuzz/harness.c -o build/fuzz/run -lm
+	build/fuzz/run -max_total_time=$(SECONDS) -max_len=4096 -artifact_prefix=build/fuzz/ build/fuzz/corpus tests/fuzz/corpus
+SECONDS ?= 60
 
 bench: dev ## measure, keep the figures in bench/results and print the quality table
 	$(BIN)/python -m bench

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -44,7 +45,7 @@ try:
     from mobile_sentiment_ops.models import _kernel
 except ImportError:
     _kernel = None
-else:
+if _kernel is not None:
     _kernel.load(*TABLE)
 
 Texts: TypeAlias = "Sequence[str] | Any"
@@ -192,8 +193,9 @@ def _bounds(array: Any) -> tuple[npt.NDArray[np.int64], Any]:
     return bounds, data
 
 
+@cache
 def _reference() -> Any:
-    """The same in Python, with a warning that it serves for want of the kernel."""
+    """The same in Python, with one warning that it serves for want of the kernel."""
     from mobile_sentiment_ops.models import reference
 
     message = "the kernel in C is not built and texts are read a thousand times slower: install a C compiler"
