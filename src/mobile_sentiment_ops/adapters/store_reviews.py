@@ -12,6 +12,7 @@ import re
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +24,15 @@ from mobile_sentiment_ops.errors import NotFound, StoreError, Unavailable
 
 APP_STORE_LIMIT = 500
 """The App Store shows no more than the newest 500 reviews of a country."""
+
+GOOGLE_PLAY_PARTS = {
+    "review_id": "reviewId",
+    "version": "reviewCreatedVersion",
+    "rating": "score",
+    "review_text": "content",
+}
+APP_STORE_PARTS = {"version": "app_version", "rating": "rating", "title": "title", "review_text": "content"}
+"""What these stores call the parts of a review."""
 
 PAGE = 200
 ATTEMPTS = 3
@@ -78,14 +88,12 @@ class StoreReviews:
                 def _get(self, path: str) -> dict[str, Any]:
                     return _app_store_page(ask(client, "the App Store", "GET", path))
 
-            try:
-                found = list(AppStoreEntry(number, country, session=Session()).reviews(limit))
-            except AppNotFound as err:
-                raise NotFound(
-                    f"the App Store of {country!r} has no app {number}; check the id and the country"
-                ) from err
-            except (LookupError, TypeError, ValueError) as err:
-                raise _changed("the App Store") from err
+            with _known_form("the App Store"):
+                try:
+                    found = list(AppStoreEntry(number, country, session=Session()).reviews(limit))
+                except AppNotFound as err:
+                    problem = f"the App Store of {country!r} has no app {number}; check the id and the country"
+                    raise NotFound(problem) from err
         yield _frame([_app_store_review(review, number, country) for review in found], "the App Store")
 
     def _client(self, address: str) -> httpx.Client:
@@ -123,64 +131,48 @@ def _import_google_play_scraper() -> Any:
 
 def _google_play_page(found: list[str]) -> tuple[list[Any], str | None]:
     """The reviews in one answer, and the token of the next page where there is one."""
-    try:
+    with _known_form("Google Play"):
         text = json.loads(found[0])[0][2]
         page = json.loads(text) if text else []
         records = page[0] if page else []
         token = page[-2][-1] if len(page) > 1 and page[-2] else None
-    except (LookupError, TypeError, ValueError) as err:
-        raise _changed("Google Play") from err
     return records or [], token if isinstance(token, str) else None
 
 
 def _google_play_review(scraper: Any, record: Any, app_id: str, language: str) -> dict[str, object]:
     specs = scraper.constants.element.ElementSpecs.Review
     seconds = scraper.utils.nested_lookup(record, specs["at"].data_map)  # its own reading is in local time
-    return {
-        "review_id": specs["reviewId"].extract_content(record),
-        "app": app_id,
-        "version": specs["reviewCreatedVersion"].extract_content(record),
-        "store": "google_play",
-        "language": language,
-        "submitted_at": datetime.fromtimestamp(seconds, UTC) if seconds else None,
-        "rating": specs["score"].extract_content(record),
-        "review_text": specs["content"].extract_content(record),
-    }
+    at = datetime.fromtimestamp(seconds, UTC) if seconds else None
+    where = {"app": app_id, "store": "google_play", "language": language, "submitted_at": at}
+    return where | {part: specs[name].extract_content(record) for part, name in GOOGLE_PLAY_PARTS.items()}
 
 
 def _app_store_page(answer: httpx.Response) -> dict[str, Any]:
     """One page of the feed; a single review or link stands there without its list."""
-    try:
+    with _known_form("the App Store"):
         page: dict[str, Any] = answer.json()
         for name in ("entry", "link"):
             if isinstance(page["feed"].get(name), dict):
                 page["feed"][name] = [page["feed"][name]]
-    except (LookupError, TypeError, ValueError, AttributeError) as err:
-        raise _changed("the App Store") from err
     return page
 
 
 def _app_store_review(review: Any, app_id: str, country: str) -> dict[str, object]:
-    return {
-        "review_id": str(review.id),
-        "app": app_id,
-        "version": review.app_version,
-        "store": "app_store",
-        "country": country,
-        "submitted_at": review.date.astimezone(UTC),
-        "rating": review.rating,
-        "title": review.title,
-        "review_text": review.content,
-    }
+    at = review.date.astimezone(UTC)
+    where = {"review_id": str(review.id), "app": app_id, "store": "app_store", "country": country, "submitted_at": at}
+    return where | {part: getattr(review, name) for part, name in APP_STORE_PARTS.items()}
 
 
 def _frame(reviews: list[dict[str, object]], store: str) -> pl.DataFrame:
     rows = [[review.get(name) for name in REVIEW_SCHEMA] for review in reviews]
-    try:
+    with _known_form(store):
         return pl.DataFrame(rows, REVIEW_SCHEMA, orient="row")
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as err:
-        raise _changed(store) from err
 
 
-def _changed(store: str) -> StoreError:
-    return StoreError(f"{store} answers in a form that this release does not know; update its scraper package")
+@contextmanager
+def _known_form(store: str) -> Iterator[None]:
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as err:
+        problem = f"{store} answers in a form that this release does not know; update its scraper package"
+        raise StoreError(problem) from err
