@@ -33,7 +33,7 @@ from mobile_sentiment_ops.data.validation import Checked, check
 from mobile_sentiment_ops.errors import FormatTooNew, NotFound, UnreadableFile
 from mobile_sentiment_ops.ports import Clock, Datasets, Files, Tables
 from mobile_sentiment_ops.settings import Ingest, Training
-from mobile_sentiment_ops.types import IngestReport
+from mobile_sentiment_ops.types import Decision, IngestReport
 
 log = structlog.get_logger()
 
@@ -53,6 +53,8 @@ class DataHandler:
         clock: Clock,
         ingest: Ingest,
         open_url: Opener | None = None,
+        decide: Callable[[Decision], object] = lambda _: None,
+        actor: str = "unknown",
     ) -> None:
         self._tables = tables
         self._files = files
@@ -60,6 +62,8 @@ class DataHandler:
         self._clock = clock
         self._settings = ingest
         self._open_url = open_url
+        self._decide = decide
+        self._actor = actor
 
     # --- in
 
@@ -108,18 +112,31 @@ class DataHandler:
     ) -> IngestReport:
         tally = _Tally(self._clock.now())
         seen, seen_rejects = self._seen_reviews(), self._seen_rejects()
-        for source, batches in sources.items():
-            for batch in batches:
-                checked = check(batch, source, app=app, max_text_chars=self._settings.max_text_chars)
-                fresh = seen.sort_out(identify(checked.reviews))
-                self._append_reviews(fresh.reviews)
-                self._append_rejects(checked.rejects, seen_rejects)
-                tally.count(batch, checked, new=fresh.new, updated=fresh.updated, duplicate=fresh.duplicate)
-                if progress is not None:
-                    progress(tally.read)
-        report = tally.report(tuple(sources), self._clock.now())
+        try:
+            for source, batches in sources.items():
+                for batch in batches:
+                    checked = check(batch, source, app=app, max_text_chars=self._settings.max_text_chars)
+                    fresh = seen.sort_out(identify(checked.reviews))
+                    self._append_reviews(fresh.reviews)
+                    self._append_rejects(checked.rejects, seen_rejects)
+                    tally.count(batch, checked, new=fresh.new, updated=fresh.updated, duplicate=fresh.duplicate)
+                    if progress is not None:
+                        progress(tally.read)
+        finally:  # what was read before an error stays
+            report = tally.report(tuple(sources), self._clock.now())
+            if report.read:
+                self._decide(self._decision(report))
         log.info("ingested", read=report.read, new=report.new, updated=report.updated, rejected=report.rejected)
         return report
+
+    def _decision(self, report: IngestReport) -> Decision:
+        """What the ledger keeps of it: counts and names of files, never a text, an author or a folder."""
+        counts = {name: getattr(report, name) for name in ("read", "new", "updated", "duplicate", "rejected")}
+        version = self._tables.version(REVIEWS_TABLE)
+        sources = [source.partition("?")[0].rstrip("/").rpartition("/")[2] for source in report.sources]
+        figures = {**counts, "reasons": dict(report.reasons), "table_version": version, "sources": sources}
+        reason = f"{report.new:,} new and {report.updated:,} changed reviews among {report.read:,} rows"
+        return Decision("ingest", f"{REVIEWS_TABLE} {version}", self._actor, reason, figures)
 
     def _seen_reviews(self) -> SeenReviews:
         seen = SeenReviews()
@@ -202,6 +219,10 @@ class DataHandler:
         self._datasets.put(dataset.fingerprint, dataset.manifest)
         return dataset
 
+    def rejected_rows(self) -> int:
+        """How many rows were refused so far."""
+        return sum(batch.num_rows for batch in self._tables.batches(REJECTS_TABLE, ["reason"]))
+
     def _judged(self, fingerprint: str | None) -> Manifest | None:
         """A kept dataset whose rows judged; None when it is not kept any more."""
         if fingerprint is None:
@@ -224,9 +245,13 @@ class DataHandler:
         """What became of the reviews of one kept dataset in another."""
         return diff_manifests(self.dataset(before), self.dataset(after))
 
-    def rebuild_dataset(self, fingerprint: str) -> Rebuilt:
-        """A kept dataset again, from all rows that were ever taken in and are still there."""
-        return rebuild(self.dataset(fingerprint), self._stored())
+    def rebuild_dataset(self, dataset: str | Manifest) -> Rebuilt:
+        """A kept dataset, or that of a manifest, again: from all rows that were ever taken in and are still there."""
+        return rebuild(self.dataset(dataset) if isinstance(dataset, str) else dataset, self._stored())
+
+    def known_ids(self) -> set[str]:
+        """The `review_id` of every row that was ever taken in and is still there."""
+        return set(self._stored()["review_id"])
 
     def quality(self) -> QualityReport:
         """What is odd about the current reviews."""

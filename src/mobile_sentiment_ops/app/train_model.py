@@ -38,7 +38,9 @@ from mobile_sentiment_ops.models.training import train
 from mobile_sentiment_ops.ports import Bundles, Clock, Launcher, Registry, State, TrainingRun
 from mobile_sentiment_ops.registry.behaviour import load_suite
 from mobile_sentiment_ops.registry.bundle import Bundle, pack_bundle
+from mobile_sentiment_ops.registry.cards import DATA, README, data_card, describe_run, model_card
 from mobile_sentiment_ops.registry.checks import check_model
+from mobile_sentiment_ops.registry.ledger import LEDGER_TAG, reigns
 from mobile_sentiment_ops.registry.spending import Look, first_look, judged_rows, next_look
 from mobile_sentiment_ops.registry.transitions import ENDED
 from mobile_sentiment_ops.settings import Gate, Training
@@ -187,23 +189,28 @@ class MLOpsHandler:
         known = {version.kind for version in self._registry.versions()}
         return tuple(kind for kind in self._training.kinds if kind not in known)
 
+    def newest_dataset(self) -> Dataset:
+        """What a training of now learns from and is judged on."""
+        judged = judged_rows(self._state.ledger())
+        return self._data.build_dataset(
+            self._training,
+            min_test_rows=self._gate.min_test_rows,
+            not_before=self._test_from(),
+            judged=judged.dataset if judged else None,
+        )
+
     def _retrain(
         self, kinds: Sequence[str] | None, progress: Progress, *, patience_seconds: float, job_id: str | None = None
     ) -> list[Verdict]:
         names = tuple(kinds or self._training.kinds)
-        for name in names:
-            kind_named(name)  # an unknown name stops everything before anything is trained
+        for name, given in {**{name: {} for name in names}, **self._training.parameters}.items():
+            kind_named(name).with_parameters(given)  # an unknown name stops everything before anything is trained
         waiting = partial(progress, "waiting for another training to end", 0.0)
         with alone(self._state, LEASE, self._holder, patience_seconds=patience_seconds, waiting=waiting) as lease:
             self.reconcile(but=job_id)
             progress("building the dataset", 0.0)
             judged = judged_rows(self._state.ledger())
-            dataset = self._data.build_dataset(
-                self._training,
-                min_test_rows=self._gate.min_test_rows,
-                not_before=self._test_from(),
-                judged=judged.dataset if judged else None,
-            )
+            dataset = self.newest_dataset()
             alpha = (1 - self._gate.confidence) / 2
             look = first_look(judged, dataset.test_fingerprint, alpha=alpha, candidates=len(names))
             verdicts = []
@@ -225,9 +232,14 @@ class MLOpsHandler:
         verdict = self._compare(candidate, champion, dataset, look)
         progress(f"recording {kind}", 0.7)
         version = self._record(candidate, verdict, dataset)
+        self._state.decide(_training_decision(candidate, version, dataset, self._training.seed))
         promoted = verdict.outcome is Outcome.PROMOTE
         figures = {
+            "kind": kind,
+            "bundle": version.bundle_hash,
             "dataset": dataset.fingerprint,
+            "champion": champion.version if champion else None,
+            "outcome": verdict.outcome.value,
             "measured": dict(verdict.measured),
             "limits": dict(verdict.limits),
             "reasons": list(verdict.reasons),
@@ -250,8 +262,11 @@ class MLOpsHandler:
 
     def _train(self, kind: str, dataset: Dataset) -> Candidate:
         started_at, wall, cpu = self._clock.now(), time.perf_counter(), time.process_time()
-        model = train(kind, dataset.train, dataset.validation, seed=self._training.seed)
+        given = self._training.parameters.get(kind)
+        model = train(kind, dataset.train, dataset.validation, seed=self._training.seed, parameters=given)
         fit = {"train_seconds": time.perf_counter() - wall, "train_cpu_seconds": time.process_time() - cpu}
+        fit |= {"trained_rows": float(dataset.train.height + dataset.validation.height)}
+        fit |= {"labels": fit["trained_rows"] + dataset.test.height, "peak_memory_mb": _peak_memory_mb()}
         test = dataset.test
         labels = test["label"].to_numpy()
         probabilities = model.probabilities(test["review_text"].to_list(), test["rating"].to_list())
@@ -267,7 +282,7 @@ class MLOpsHandler:
             model,
             probabilities,
             decisions,
-            {**scores, **fit, "peak_memory_mb": _peak_memory_mb()},
+            {**scores, **fit},
             started_at,
             self._clock.now(),
         )
@@ -287,18 +302,20 @@ class MLOpsHandler:
 
     def _record(self, candidate: Candidate, verdict: Verdict, dataset: Dataset) -> ModelVersion:
         kind = kind_named(candidate.kind)
-        summary = dataset.summary()
-        card = {
-            "kind": candidate.kind,
-            "trained_at": candidate.finished_at.isoformat(),
-            "dataset": summary,
-            "metrics": dict(candidate.metrics),
-            "labels_decided": _labels_decided(candidate.decisions),
-            "verdict": {"outcome": verdict.outcome.value, "summary": verdict.summary},
-            "provenance": dict(self._provenance),
-            "seed": self._training.seed,
-        }
-        files, bundle_hash = pack_bundle(candidate.model, card=card, manifest=dataset.manifest)
+        card = describe_run(
+            candidate.model,
+            dataset,
+            candidate.decisions,
+            verdict,
+            metrics=candidate.metrics,
+            trained_at=candidate.finished_at,
+            provenance=self._provenance,
+            seed=self._training.seed,
+            ledger=self._state.ledger(),
+            rejected_rows=self._data.rejected_rows(),
+        )
+        cards = {README: model_card(card).encode(), DATA: data_card(card).encode()}
+        files, bundle_hash = pack_bundle(candidate.model, card=card, manifest=dataset.manifest, cards=cards)
         self._bundles.put(files, bundle_hash)
         run = TrainingRun(
             name=kind.title,
@@ -312,10 +329,11 @@ class MLOpsHandler:
             },
             metrics=candidate.metrics,
             tags={**self._provenance, "verdict": verdict.outcome.value, "verdict_summary": verdict.summary},
-            dataset=summary,
-            artifacts=evaluation_artifacts(
-                dataset.test["label"].to_numpy(), candidate.probabilities, candidate.decisions
-            ),
+            dataset=dataset.summary(),
+            artifacts={
+                **evaluation_artifacts(dataset.test["label"].to_numpy(), candidate.probabilities, candidate.decisions),
+                **cards,
+            },
             bundle=files,
             bundle_hash=bundle_hash,
         )
@@ -349,7 +367,7 @@ class MLOpsHandler:
         return self._registry.versions()
 
     def promote(self, version: str, *, actor: str, reason: str) -> Champion:
-        """Let a registered version answer because a person says so.
+        """Let a registered version answer because a person says so: an override, unless the gate said so too.
 
         Its files are opened and tried first. Raises NotFound for an unknown version, ModelError for a
         baseline, one that gave every test row the same label, and one that fails its checks.
@@ -364,20 +382,33 @@ class MLOpsHandler:
         if len(decided) < 2:
             raise ModelError(f"version {version} cannot be promoted: it gave every test row the label {decided}")
         check_model(bundle.model)
-        return self._override("promote", known[version], actor, reason)
+        agreed = self._verdict_on(known[version])["verdict"] == Outcome.PROMOTE
+        return self._override("promote" if agreed else "override", known[version], actor, reason)
 
     def rollback(self, *, actor: str, reason: str) -> Champion:
-        """Let the model before the champion answer again; works while the registry is away."""
+        """Let the model before the champion answer again, and the one before that at the next rollback;
+        works while the registry is away."""
         champion = self._state.champion()
         if champion is None:
             raise NoModel("there is no champion to roll back; `mso up` or `mso retrain` makes one")
-        if champion.previous_version is None or champion.previous_bundle_hash is None:
-            raise NoModel(f"version {champion.version} is the first champion: there is none before it to roll back to")
-        bundle = open_bundle(self._bundles, self._registry, champion.previous_version, champion.previous_bundle_hash)
+        standing = reigns(self._state.ledger())
+        if len(standing) < 2:
+            raise NoModel(
+                f"version {champion.version} is the first champion: there is none before it to roll back to; "
+                f"`mso promote VERSION` lets any registered version answer"
+            )
+        version, bundle_hash = standing[-2].decision.subject, standing[-2].decision.figures.get("bundle")
+        if bundle_hash is None and version == champion.previous_version:  # decided before bundles were named
+            bundle_hash = champion.previous_bundle_hash
+        if bundle_hash is None:
+            bundle_hash = next((one.bundle_hash for one in self._registry.versions() if one.version == version), None)
+        if bundle_hash is None:
+            raise NotFound(f"version {version} answered before, and MLflow has it no more; `mso promote` another one")
+        bundle = open_bundle(self._bundles, self._registry, version, str(bundle_hash))
         previous = ModelVersion(
-            version=champion.previous_version,
+            version=version,
             kind=bundle.model.kind,
-            bundle_hash=champion.previous_bundle_hash,
+            bundle_hash=str(bundle_hash),
             run_id="",
             dataset=bundle.card["dataset"]["fingerprint"],
             created_at=datetime.fromisoformat(bundle.card["trained_at"]),
@@ -391,13 +422,24 @@ class MLOpsHandler:
         figures = {
             "from": champion.version if champion else None,
             "to": version.version,
-            "verdict": version.tags.get("verdict"),  # what the gate said of it, if the registry is there to tell
+            "kind": version.kind,
+            "bundle": version.bundle_hash,
+            **self._verdict_on(version),
         }
         decision = Decision(action, version.version, actor, reason, figures)
         changed = self._state.change_champion(version, decision, expected_token=champion.token if champion else 0)
         self._project_aliases(changed)
         log.info(action, version=version.version, actor=actor, reason=reason)
         return changed
+
+    def _verdict_on(self, version: ModelVersion) -> dict[str, object]:
+        """What the gate said of a version and where in the ledger, for the decision that overrides it."""
+        for entry in reversed(self._state.ledger()):
+            found = entry.decision
+            if (found.subject, found.actor) == (version.version, "gate"):
+                outcome = found.figures.get("outcome") or version.tags.get("verdict")
+                return {"verdict": outcome, "verdict_summary": found.reason, "verdict_seq": entry.seq}
+        return {"verdict": None}
 
     # --- what a crash may have left
 
@@ -421,6 +463,8 @@ class MLOpsHandler:
                 f"{version or 'nothing'}: the champion changes only by `mso promote`"
                 for alias, version in wrong.items()
             ]
+            if wrong:
+                self._tag_change(champion)
             self._set_aliases(wrong)
         for sentence in found:
             log.warning("reconciled", found=sentence)
@@ -435,27 +479,42 @@ class MLOpsHandler:
 
     def _project_aliases(self, champion: Champion) -> None:
         """A new champion has no challenger yet."""
+        self._tag_change(champion)
         self._set_aliases({**self._projection(champion), "challenger": None})
 
+    def _tag_change(self, champion: Champion) -> None:
+        """Its version carries the hash of the entry that made it the champion: one written anew has another."""
+        tags = {f"{LEDGER_TAG}{entry.seq}": entry.entry_hash for entry in reigns(self._state.ledger())[-1:]}
+        self._mirror(lambda: self._registry.attach(champion.version, tags))
+
     def _set_aliases(self, aliases: Mapping[str, str | None]) -> None:
-        """The aliases only mirror the champion row, so a registry that is away stops nothing."""
+        self._mirror(lambda: self._registry.set_aliases(aliases))
+
+    def _mirror(self, write: Callable[[], None]) -> None:
+        """The registry only mirrors the champion row and the ledger, so that one that is away stops nothing."""
         try:
-            self._registry.set_aliases(aliases)
+            write()
         except StoreError as err:
-            log.warning("aliases not set; `mso up` and every retrain repair them", error=str(err))
+            log.warning("MLflow was not told; `mso up` and every retrain repair its aliases", error=str(err))
+
+
+def _training_decision(candidate: Candidate, version: ModelVersion, dataset: Dataset, seed: int) -> Decision:
+    costs = ("train_cpu_seconds", "train_seconds", "peak_memory_mb", "trained_rows", "labels")
+    figures = {
+        "kind": candidate.kind,
+        "bundle": version.bundle_hash,
+        "dataset": dataset.fingerprint,
+        "parameters": dict(candidate.model.parameters),
+        "seed": seed,
+        "cost": {name: candidate.metrics[name] for name in costs},
+    }
+    reason = f"{kind_named(candidate.kind).title} learned from {candidate.metrics['trained_rows']:,.0f} reviews"
+    return Decision("train", version.version, "training", reason, figures)
 
 
 def _within(progress: Progress, start: float, end: float) -> Progress:
     """A progress whose 0..1 is the part from `start` to `end` of another."""
     return lambda step, share: progress(step, start + (end - start) * share)
-
-
-def _labels_decided(decisions: np.ndarray) -> list[str]:
-    """
-    >>> _labels_decided(np.array([2, 0, 2]))
-    ['Negative', 'Positive']
-    """
-    return [LABELS[index].value for index in np.unique(decisions)]
 
 
 def _baseline(kind: Kind) -> str:

@@ -8,7 +8,7 @@ check_leakage    what both end with: no text is in two parts
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b
 from itertools import chain
@@ -54,7 +54,8 @@ COLUMNS = (
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Three parts with the columns of COLUMNS, ordered by `submitted_at` (unknown first), then
-    `review_id`. `label` is an index into LABELS; `fingerprint` is that of the manifest."""
+    `review_id`. `label` is an index into LABELS; `fingerprint` is that of the manifest; `repeats` labelled
+    reviews were left out as a later one has their text (None: not known any more)."""
 
     train: pl.DataFrame
     validation: pl.DataFrame
@@ -62,6 +63,7 @@ class Dataset:
     fingerprint: str
     manifest: bytes
     source: str
+    repeats: int | None = None
 
     @property
     def test_fingerprint(self) -> str:
@@ -160,7 +162,7 @@ def build_dataset(
             f"training.test_share and a training.validation_share between 0 and 1 that leave some for each part"
             + ("" if not_before is None else f", and labelled reviews from {not_before:%Y-%m-%d} on, which judge")
         )
-    return _dataset(parts, source)
+    return replace(_dataset(parts, source), repeats=known.height - rows.height)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from mobile_sentiment_ops.models.evaluation import Counts, Floats, Indices, macro_f1
+from mobile_sentiment_ops.models.evaluation import Counts, Floats, Indices, class_f1, macro_f1
 from mobile_sentiment_ops.types import LABELS, Interval
 
 SAMPLES = 1_000
@@ -31,6 +31,20 @@ def macro_f1_interval(
     """
     scores = macro_f1(_resampled(labels, decisions, seed=seed, samples=samples))
     return _interval(scores, confidence)
+
+
+def score_intervals(labels: Indices, decisions: Indices, *, seed: int) -> dict[str, Interval]:
+    """Macro-F1, accuracy and the F1 of each class that has rows, by the names that `Evaluation.metrics` gives them.
+
+    >>> labels = np.array([0, 2] * 50)
+    >>> list(score_intervals(labels, labels, seed=0))
+    ['macro_f1', 'accuracy', 'f1_negative', 'f1_positive']
+    """
+    drawn = _resampled(labels, decisions, seed=seed, samples=SAMPLES)
+    f1, _ = class_f1(drawn)
+    scores = {"macro_f1": macro_f1(drawn), "accuracy": np.trace(drawn, axis1=1, axis2=2) / len(labels)}
+    scores |= {f"f1_{LABELS[at].value.lower()}": f1[:, at] for at in np.unique(labels)}
+    return {name: _interval(values, CONFIDENCE) for name, values in scores.items()}
 
 
 def gain_interval(

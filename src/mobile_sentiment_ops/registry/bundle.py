@@ -4,9 +4,10 @@
     card.json         how the model came to be: dataset, figures, verdict, provenance
     dataset.parquet   the manifest of the dataset: who was in training, validation and test
     model/...         the model's own files
+    README.md, ...    the cards for people, which bundles of earlier releases do not have
 
 A bundle is opened whole or refused: every byte is checked before any of it is used, and nothing in
-it is code or a pickle.
+it is code or a pickle. It is written in one order, the manifest last.
 """
 
 from __future__ import annotations
@@ -35,14 +36,17 @@ class Bundle:
     manifest: bytes
 
 
-def pack_bundle(model: SentimentModel, *, card: Mapping[str, object], manifest: bytes) -> tuple[dict[str, bytes], str]:
-    """All files of a bundle by name, and its hash; the same input has the same hash.
+def pack_bundle(
+    model: SentimentModel, *, card: Mapping[str, object], manifest: bytes, cards: Mapping[str, bytes] | None = None
+) -> tuple[dict[str, bytes], str]:
+    """All files of a bundle by name, and its hash; the same input has the same hash. `cards` are for people.
 
     A figure of the card that is no number (NaN, infinite) becomes null.
     """
     files = {
-        CARD: _json(_strict(card)),
+        CARD: _json(strict(card)),
         DATASET: manifest,
+        **(cards or {}),
         **{f"{MODEL}{name}": content for name, content in model.files().items()},
     }
     return _sealed(files)
@@ -63,7 +67,7 @@ def _sealed(files: Mapping[str, bytes]) -> tuple[dict[str, bytes], str]:
     """The files with their manifest, and the manifest's hash."""
     seals = {checked_name(name): _seal(content) for name, content in sorted(files.items())}
     manifest = _json({"format": BUNDLE_FORMAT, "files": seals})
-    return {MANIFEST: manifest, **files}, sha256(manifest).hexdigest()
+    return {**files, MANIFEST: manifest}, sha256(manifest).hexdigest()
 
 
 def _seal(content: bytes) -> dict[str, object]:
@@ -101,16 +105,16 @@ def _some(names: Sequence[str]) -> str:
     return f"{names[0]!r}{more}"
 
 
-def _strict(value: object) -> object:
-    """The value as strict JSON can hold it.
+def strict(value: object) -> object:
+    """The value as strict JSON can hold it: a number that is none becomes null.
 
-    >>> _strict({"macro_f1": 0.7, "ece": float("nan"), "labels": ("Negative",)})
+    >>> strict({"macro_f1": 0.7, "ece": float("nan"), "labels": ("Negative",)})
     {'macro_f1': 0.7, 'ece': None, 'labels': ['Negative']}
     """
     if isinstance(value, Mapping):
-        return {str(key): _strict(part) for key, part in value.items()}
+        return {str(key): strict(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(part) for part in value]
+        return [strict(part) for part in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value

@@ -1,0 +1,319 @@
+"""What a person reads of a model: README.md, its model card, and DATA.md, the card of its dataset.
+
+    describe_run     the facts of a training run, as card.json keeps them
+    model_card       those facts as Markdown, with Hugging Face's keys in front
+    data_card        the same of the dataset
+
+Both are made from card.json alone, so that they can be had of every bundle. No review is quoted and no author named.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from importlib.resources import files
+from typing import Any, cast
+
+import polars as pl
+
+from mobile_sentiment_ops.data.dataset import Dataset
+from mobile_sentiment_ops.data.manifest import SPLITS
+from mobile_sentiment_ops.models.evaluation import MIN_SLICE_ROWS, Indices
+from mobile_sentiment_ops.models.intervals import macro_f1_interval, score_intervals
+from mobile_sentiment_ops.models.kinds import KINDS
+from mobile_sentiment_ops.models.model import SentimentModel
+from mobile_sentiment_ops.registry.bundle import strict
+from mobile_sentiment_ops.types import LABELS, Interval, LedgerEntry, Verdict
+
+Card = Mapping[str, Any]
+
+README, DATA = "README.md", "DATA.md"
+
+MOST_VALUES = 30
+"""Apps, languages or versions that are counted by name, those with most reviews; the others are counted together."""
+
+UNKNOWN, OTHERS = "not known", "others"
+COUNTED = ("label_source", "language", "app")
+HEADS = {"label": "label", "label_source": "labelled by", "language": "language", "app": "app"}
+TAGS = ("sentiment-analysis", "app-reviews", "mobile-sentiment-ops")
+WORDS: dict[str, Any] = tomllib.loads(files(__package__).joinpath("cards.toml").read_text("utf-8"))
+WEAKER = 0.05
+"""Macro-F1 below the whole from which a part is named among the limits."""
+
+
+# --- the facts
+
+
+def describe_run(
+    model: SentimentModel,
+    dataset: Dataset,
+    decisions: Indices,
+    verdict: Verdict,
+    *,
+    metrics: Mapping[str, float],
+    trained_at: datetime,
+    provenance: Mapping[str, str],
+    seed: int,
+    ledger: Sequence[LedgerEntry],
+    rejected_rows: int | None = None,
+    parent: str | None = None,
+) -> dict[str, Any]:
+    """All that a card tells of a run; `decisions` (n,) are the answers on the dataset's test rows, `parent` is
+    the version that the training went on from, if it did."""
+    labels = dataset.test["label"].to_numpy()
+    head = {"seq": ledger[-1].seq, "hash": ledger[-1].entry_hash} if ledger else None
+    card = {
+        "kind": model.kind,
+        "labels": [label.value for label in LABELS],
+        "parameters": dict(model.parameters),
+        "trained_at": trained_at.isoformat(),
+        "dataset": {**dataset.summary(), **_counts(dataset), "rejected": rejected_rows},
+        "metrics": dict(metrics),
+        "intervals": {name: _ends(found) for name, found in score_intervals(labels, decisions, seed=seed).items()},
+        "slices": {name: _slices(dataset.test[name], labels, decisions, seed) for name in ("language", "app")},
+        "labels_decided": sorted({LABELS[at].value for at in decisions.tolist()}),
+        "verdict": {
+            "outcome": verdict.outcome.value,
+            "summary": verdict.summary,
+            "champion": verdict.champion,
+            "reasons": list(verdict.reasons),
+            "measured": dict(verdict.measured),
+            "limits": dict(verdict.limits),
+        },
+        "provenance": dict(provenance),
+        "seed": seed,
+        "ledger_head": head,
+        "lineage": {
+            "parent_version": parent,
+            "dataset": dataset.fingerprint,
+            "commit": provenance.get("git_revision"),
+            "lock_hash": provenance.get("lock_hash"),
+        },
+    }
+    return cast(dict[str, Any], strict(card))
+
+
+def _ends(found: Interval) -> list[float]:
+    return [found.low, found.high]
+
+
+def _counts(dataset: Dataset) -> dict[str, object]:
+    """Reviews by column, value and part, and the labelled ones that were left out as repeats."""
+    rows = pl.concat(
+        getattr(dataset, part).select(pl.col(COUNTED).cast(pl.Utf8), split=pl.lit(part)) for part in SPLITS
+    )
+    return {"repeats": dataset.repeats, "counts": {name: _counted(rows, name) for name in COUNTED}}
+
+
+def _counted(rows: pl.DataFrame, column: str) -> dict[str, dict[str, int]]:
+    values = rows[column].fill_null(UNKNOWN)
+    common = values.value_counts(sort=True).sort("count", column, descending=[True, False])[column].head(MOST_VALUES)
+    named = rows.select("split", value=pl.when(values.is_in(common.implode())).then(values).otherwise(pl.lit(OTHERS)))
+    found = {name: dict.fromkeys(SPLITS, 0) for name in [*common, OTHERS] if (named["value"] == name).any()}
+    for value, split, count in named.group_by("value", "split").len().iter_rows():
+        found[value][split] = count
+    return found
+
+
+def _slices(values: pl.Series, labels: Indices, decisions: Indices, seed: int) -> dict[str, dict[str, float]]:
+    """Macro-F1 with its interval for each value of a column with rows enough."""
+    counts = values.drop_nulls().value_counts(sort=True)
+    found = {}
+    for value, count in counts.sort("count", values.name, descending=[True, False]).head(MOST_VALUES).iter_rows():
+        if count >= MIN_SLICE_ROWS:
+            at = (values == value).fill_null(value=False).to_numpy()
+            score = macro_f1_interval(labels[at], decisions[at], seed=seed)
+            found[value] = {"rows": count, "macro_f1": score.value, "low": score.low, "high": score.high}
+    return found
+
+
+# --- the cards
+
+
+def model_card(card: Card) -> str:
+    """README.md of a bundle with this card.json; a dash stands for what an older card does not tell."""
+    kind, metrics, verdict = card["kind"], card["metrics"], card.get("verdict", {})
+    title = KINDS[kind].title if kind in KINDS else kind
+    measured = {name.removeprefix("candidate_"): value for name, value in verdict.get("measured", {}).items()}
+    result = {
+        "task": {"type": "text-classification", "name": "Sentiment of app reviews"},
+        "dataset": {"type": _name(card), "name": "the newest labelled reviews", "split": "test"},
+        "metrics": [
+            {"type": kind, "name": WORDS["scores"][name], "value": round(metrics[name], 4)}
+            for kind, name in (("f1", "macro_f1"), ("accuracy", "accuracy"))
+            if metrics.get(name) is not None
+        ],
+    }
+    front = {
+        "language": _languages(card),
+        "license": "other",
+        "tags": [*TAGS, kind],
+        "pipeline_tag": "text-classification",
+        "library_name": "mobile-sentiment-ops",
+        "datasets": [_name(card)],
+        "metrics": ["f1", "accuracy"],
+        "model-index": [{"name": f"MobileSentimentModel {title}", "results": [result]}],
+    }
+    blocks = {
+        "scores": _figures(("", "value", "95% interval"), "scores", metrics, card.get("intervals", {})),
+        "cost": _figures(("", ""), "cost", {**metrics, **measured, "model_mb": measured.get("mb")}),
+        "origin": _table(("", ""), _origin(card)),
+        "limits": "\n".join(f"- {limit}" for limit in _limits(card)),
+    }
+    for name in COUNTED:
+        learned = [(value, n["train"] + n["validation"]) for value, n in _counts_of(card, name)]
+        blocks[f"learned_{name}"] = _table((HEADS[name], "reviews"), learned)
+        parts = card.get("slices", {}).get(name, {})
+        scored = [
+            (at, n["rows"], f"{n['macro_f1']:.3f}", f"{n['low']:.3f} to {n['high']:.3f}") for at, n in parts.items()
+        ]
+        blocks[f"{name}_scores"] = _table((HEADS[name], "reviews", "macro-F1", "95% interval"), scored)
+    ece, labels = metrics.get("ece"), ", ".join(card.get("labels", LABELS))
+    return _page(
+        front,
+        WORDS["model"],
+        **{**_periods(card), **blocks},
+        title=title,
+        labels=labels,
+        trained=_day(card.get("trained_at")),
+        ece="-" if ece is None else f"{ece:.3f}",
+        verdict=f"{verdict.get('outcome', '-')}: {_cell(verdict.get('summary', '-'))}",
+    )
+
+
+def data_card(card: Card) -> str:
+    """DATA.md of a bundle with this card.json."""
+    dataset = card["dataset"]
+    front = {
+        "language": _languages(card),
+        "license": "other",
+        "task_categories": ["text-classification"],
+        "tags": list(TAGS),
+        "pretty_name": _name(card),
+    }
+    labels = dataset.get("labels", {})
+    of_label = [(label.value, {part: counts[label.value] for part, counts in labels.items()}) for label in LABELS]
+    tables = {"label": of_label, **{name: _counts_of(card, name) for name in COUNTED}}
+    blocks = {
+        f"{name}_parts": _table((HEADS[name], *SPLITS), [(value, *map(n.get, SPLITS)) for value, n in found])
+        for name, found in tables.items()
+    }
+    return _page(front, WORDS["data"], **_periods(card), **blocks, fingerprint=dataset["fingerprint"])
+
+
+def _languages(card: Card) -> list[str]:
+    return [name for name, _ in _counts_of(card, "language") if name not in (UNKNOWN, OTHERS)]
+
+
+def _name(card: Card) -> str:
+    return f"reviews-{card['dataset']['fingerprint'][:12]}"
+
+
+def _counts_of(card: Card, column: str) -> list[tuple[str, dict[str, int]]]:
+    found = card["dataset"].get("counts", {}).get(column, {})
+    return [(WORDS["sources"].get(name, name) if column == "label_source" else name, n) for name, n in found.items()]
+
+
+def _periods(card: Card) -> dict[str, str]:
+    """How many reviews of when."""
+    dataset = card["dataset"]
+    rows = dataset.get("rows", {})
+    said = {part: _cell(rows.get(part)) for part in SPLITS}
+    for part in ("train", "test"):
+        first, last = (dataset.get(f"{part}_{end}") for end in ("from", "to"))
+        said[f"{part}_period"] = f"from {_day(first)} to {_day(last)}" if first else "of unknown times"
+    said |= {name: _cell(dataset.get(name)) for name in ("source", "repeats", "rejected")}
+    return said | {"all": _cell(sum(rows.values()))}
+
+
+def _day(time: str | None) -> str:
+    return time[:10] if time else "-"
+
+
+def _figures(head: Sequence[str], named: str, found: Card, intervals: Card | None = None) -> str:
+    rows = []
+    for name, title in WORDS[named].items():
+        if (value := found.get(name)) is not None:
+            ends = (intervals or {}).get(name)
+            more = [] if intervals is None else [f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""]
+            rows.append((title, f"{value:.3f}" if value < 10 else _cell(round(value)), *more))
+    return _table(head, rows)
+
+
+def _limits(card: Card) -> Iterator[str]:
+    metrics, words, slices = card["metrics"], WORDS["limits"], card.get("slices", {})
+    f1 = {label: metrics.get(f"f1_{label.lower()}") for label in LABELS}
+    known = {label: value for label, value in f1.items() if value is not None}
+    if known:
+        worst = min(known, key=lambda label: known[label])
+        yield words["label"].format(label=worst, f1=known[worst])
+    for column, parts in slices.items():
+        for value, found in parts.items():
+            if found["macro_f1"] < metrics["macro_f1"] - WEAKER:
+                part = f"{HEADS[column]} {_cell(value)}"
+                yield words["part"].format(part=part, f1=found["macro_f1"], all=metrics["macro_f1"])
+    if unjudged := [name for name in _languages(card) if name not in slices.get("language", {})]:
+        yield words["unjudged"].format(languages=", ".join(map(_cell, unjudged)))
+    by_source = {name: sum(n.values()) for name, n in card["dataset"].get("counts", {}).get("label_source", {}).items()}
+    if by_source.get("stars"):
+        yield words["stars"].format(share=by_source["stars"] / sum(by_source.values()))
+    yield words["irony"]
+    yield words["change"]
+
+
+def _origin(card: Card) -> Iterator[tuple[str, object]]:
+    head = card.get("ledger_head")
+    lineage = {**card.get("lineage", {}), "seed": card.get("seed"), "ledger": head and f"{head['seq']} {head['hash']}"}
+    lineage |= {f"parameter {name}": value for name, value in card.get("parameters", {}).items()}
+    yield from ((name.replace("_", " "), str(value)) for name, value in lineage.items() if value is not None)
+
+
+# --- Markdown
+
+
+def _page(front: Mapping[str, object], text: str, **facts: str) -> str:
+    """The front matter and the template's paragraphs; one that is nothing but an empty fact is left out."""
+    paragraphs = (paragraph.format(**facts) for paragraph in text.strip().split("\n\n"))
+    return "\n".join(["---", *_yaml(front), "---", "", "\n\n".join(filter(None, paragraphs)), ""])
+
+
+def _yaml(value: object, pad: str = "") -> Iterator[str]:
+    """Nested tables and lists as YAML, with JSON's scalars, which YAML shares.
+
+    >>> print("\\n".join(_yaml({"tags": ["a", "b"], "of": [{"x": 1, "y": {"z": "Thai: ไทย"}}], "none": []})))
+    tags:
+      - "a"
+      - "b"
+    of:
+      - x: 1
+        y:
+          z: "Thai: ไทย"
+    none: []
+    """
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            nested = isinstance(part, Mapping | list) and part
+            yield f"{pad}{key}:" if nested else f"{pad}{key}: {json.dumps(part, ensure_ascii=False)}"
+            yield from _yaml(part, f"{pad}  ") if nested else ()
+    elif isinstance(value, list):
+        for part in value:
+            yield from (f"{pad}{'  ' if at else '- '}{line}" for at, line in enumerate(_yaml(part)))
+    else:
+        yield json.dumps(value, ensure_ascii=False)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [f"| {' | '.join(map(_cell, row))} |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]]) if lines[1:] else ""
+
+
+def _cell(value: object) -> str:
+    r"""A value inside a line of Markdown, whatever it holds; a dash for nothing.
+
+    >>> print(_cell("an|app <b>\n"), _cell(1234), _cell(None))
+    an\|app \<b> 1,234 -
+    """
+    text = "-" if value is None else f"{value:,}" if isinstance(value, int) else " ".join(str(value).split())
+    return "".join(f"\\{char}" if char in "\\|`*[]<#" else char for char in text)
