@@ -6,8 +6,7 @@ SHELL := /bin/sh
 PYTHON ?=
 DATA ?=
 
-KERNEL := src/mobile_sentiment_ops/models/_kernel
-HASH := $(shell { cat requirements/*.txt pyproject.toml setup.py $(KERNEL).c; pwd; } | cksum | cut -d' ' -f1)
+HASH := $(shell { cat requirements/*.txt pyproject.toml setup.py packaging/*.py src/mobile_sentiment_ops/models/_*.c; pwd; } | cksum | cut -d' ' -f1)
 UV := .setup/bin/uv
 BIN := .venv/bin
 UV_READY := .setup/ready-$(shell cksum < requirements/setup.txt | cut -d' ' -f1)
@@ -60,18 +59,19 @@ docs: dev ## write the parts of the documents that are made from the code and fr
 	$(BIN)/python docs/write.py
 
 lock: $(UV_READY) ## resolve requirements/*.txt anew, keeping pins that still fit (UPGRADE=1 takes the newest)
-	@printf 'setuptools>=77\nuv\n' > build-requirements.tmp
-	$(COMPILE) --no-annotate -o requirements/setup.txt build-requirements.tmp; rm build-requirements.tmp
+	@echo uv > setup.tmp; printf 'setuptools>=77\nziglang\n' > build.tmp
+	$(COMPILE) --no-annotate -o requirements/setup.txt setup.tmp; $(COMPILE) --no-annotate -o requirements/build.txt build.tmp
+	@rm setup.tmp build.tmp
 	$(COMPILE) -o requirements/runtime.txt pyproject.toml
 	$(COMPILE) -o requirements/dev.txt -c requirements/runtime.txt --extra dev pyproject.toml
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 	$(if $(UPGRADE),--upgrade)
 
 wheel: $(UV_READY) ## the package as dist/*.whl and its source
-	$(UV) build --build-constraints requirements/setup.txt --require-hashes
+	$(UV) build --build-constraints requirements/build.txt --require-hashes
 
 clean: ## remove environments, caches and what was built; the data in workspace/ stays
-	rm -rf .venv .setup build dist src/*.egg-info $(KERNEL).*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .setup build dist src/*.egg-info src/mobile_sentiment_ops/models/_*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments
@@ -96,5 +96,7 @@ $(UV_READY):
 	then $(UV) venv --quiet --clear --python "$$python" .venv && echo "$(CURDIR)" > .venv/place; fi && \
 	touch .venv/unfinished && \
 	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/$*.txt && \
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --build-constraints requirements/setup.txt --editable . && \
+	{ $(INSTALL) || { echo "no C compiler is here or can be had: building without the parts in C, which will be slow"; \
+	MSO_WITHOUT_C=1 $(INSTALL); }; } && \
 	rm .venv/unfinished && touch $@
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python --no-deps --build-constraints requirements/build.txt --editable .

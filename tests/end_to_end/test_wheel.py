@@ -34,7 +34,7 @@ print(json.dumps({"file": mobile_sentiment_ops.__file__, "labels": labels}))
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel as `make wheel` builds it: from the source package, so that nothing older slips in."""
     folder = tmp_path_factory.mktemp("wheel")
-    pinned = ["--build-constraints", "requirements/setup.txt", "--require-hashes"]
+    pinned = ["--build-constraints", "requirements/build.txt", "--require-hashes"]
     subprocess.run([UV, "build", "--quiet", *pinned, "--out-dir", folder], cwd=ROOT, check=True)
     (built,) = folder.glob("*.whl")
     return built
