@@ -37,7 +37,7 @@ def test_short_reviews_are_told_apart(language: str) -> None:
     assert dict(zip(texts, detect_languages(texts), strict=True)) == dict.fromkeys(texts, language)
 
 
-@pytest.mark.parametrize("text", ["", "👍👍", "10/10", "!!!", "nyc", "Xq", "ᚠᚢᚦ"])
+@pytest.mark.parametrize("text", ["", "👍👍", "10/10", "!!!", "nyc", "Xq", "ᚠᚢᚦ", "ꜱᴜᴩᴇʀ"])
 def test_what_tells_no_language_has_none(text: str) -> None:
     assert detect_languages([text]) == [None]
 

@@ -64,7 +64,7 @@ def _script(text: str) -> str | None:
 
 
 _LATIN_LETTER = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
-_OTHER_LETTER = re.compile("[\u0370-\u1dff\u3040-\ud7af\ufb50-\ufefe]")  # emoji, the usual company of ASCII, are none
+_OTHER_LETTER = re.compile("[\u0370-\u1cff\u3040-\ud7af\ufb50-\ufefe]")  # emoji, the usual company of ASCII, are none
 _WORD = re.compile(r"[^\W\d_]+")
 
 
