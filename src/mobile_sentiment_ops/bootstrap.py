@@ -5,6 +5,7 @@ Also the two doors for Python users, `load` and `reviews`.
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform as machine
 import subprocess
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mobile_sentiment_ops
-from mobile_sentiment_ops.errors import NoModel, NotFound
 from mobile_sentiment_ops.settings import SETTINGS_FILE, Resolved, Settings, resolve_settings
 from mobile_sentiment_ops.types import Label
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from mobile_sentiment_ops.adapters.store_reviews import StoreReviews
+    from mobile_sentiment_ops.app.audit import AuditHandler
     from mobile_sentiment_ops.app.data_pipeline import DataHandler
     from mobile_sentiment_ops.app.prediction import PredictionHandler
     from mobile_sentiment_ops.app.train_model import MLOpsHandler
@@ -116,6 +117,8 @@ class Platform:
             clock=self.clock,
             ingest=self.settings.ingest,
             open_url=open_url,
+            decide=lambda decision: self.state.decide(decision),
+            actor=actor(),
         )
 
     @cached_property
@@ -143,6 +146,14 @@ class Platform:
         )
 
     @cached_property
+    def audit(self) -> AuditHandler:
+        from mobile_sentiment_ops.app.audit import AuditHandler
+
+        return AuditHandler(
+            data=self.data, registry=self.registry, state=self.state, bundles=self.bundles, provenance=provenance()
+        )
+
+    @cached_property
     def predictions(self) -> PredictionHandler:
         from mobile_sentiment_ops.app.prediction import PredictionHandler
 
@@ -159,6 +170,14 @@ class Platform:
     @cached_property
     def workspace(self) -> Path:
         return self.settings.storage.workspace.absolute()
+
+
+def actor() -> str:
+    """Who decides: the name of this user of the operating system."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in a container
+        return f"uid {os.getuid()}"
 
 
 def provenance() -> dict[str, str]:
@@ -206,22 +225,11 @@ def load(name: str = "champion", *, settings: Settings | None = None) -> LoadedM
     >>> load("champion").predict(["Love it", "It crashes"])  # doctest: +SKIP
     [<Label.POSITIVE: 'Positive'>, <Label.NEGATIVE: 'Negative'>]
     """
-    from mobile_sentiment_ops.app.model_files import open_bundle
+    from mobile_sentiment_ops.app.model_files import open_version
 
     found = Platform(settings or find_settings().settings)
-    if name == "champion":
-        champion = found.state.champion()
-        if champion is None:
-            raise NoModel(f"no model is promoted in {found.workspace}; `make up` or `mso retrain` makes the first one")
-        version, bundle_hash = champion.version, champion.bundle_hash
-    else:
-        known = {version.version: version for version in found.registry.versions()}
-        if name not in known:
-            raise NotFound(
-                f"there is no model version {name!r}; use 'champion' or one of {', '.join(known) or '(none)'}"
-            )
-        version, bundle_hash = name, known[name].bundle_hash
-    return LoadedModel(version, open_bundle(found.bundles, found.registry, version, bundle_hash).model)
+    version, bundle = open_version(name, found.state, found.bundles, found.registry)
+    return LoadedModel(version, bundle.model)
 
 
 def reviews(*, app: str | None = None, settings: Settings | None = None) -> pl.DataFrame:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import structlog
 
-from mobile_sentiment_ops.errors import BundleError, MsoError, NotFound, StoreError
-from mobile_sentiment_ops.ports import Bundles, Registry
+from mobile_sentiment_ops.errors import BundleError, MsoError, NoModel, NotFound, StoreError
+from mobile_sentiment_ops.ports import Bundles, Registry, State
 from mobile_sentiment_ops.registry.bundle import Bundle, unpack_bundle
 
 log = structlog.get_logger()
@@ -30,3 +30,18 @@ def open_bundle(bundles: Bundles, registry: Registry, version: str, bundle_hash:
     except StoreError as err:
         log.warning("no local copy of a model", version=version, error=str(err))
     return bundle
+
+
+def open_version(name: str, state: State, bundles: Bundles, registry: Registry) -> tuple[str, Bundle]:
+    """The number and the bundle of the model `champion`, or of a registered version by its number.
+
+    Raises NoModel when there is no champion, NotFound for an unknown version, and what open_bundle raises.
+    """
+    if name == "champion":
+        if (champion := state.champion()) is None:
+            raise NoModel("no model is promoted here; `make up` or `mso retrain` makes the first one")
+        return champion.version, open_bundle(bundles, registry, champion.version, champion.bundle_hash)
+    known = {version.version: version for version in registry.versions()}
+    if name not in known:
+        raise NotFound(f"there is no model version {name!r}; use 'champion' or one of {', '.join(known) or '(none)'}")
+    return name, open_bundle(bundles, registry, name, known[name].bundle_hash)

@@ -1,4 +1,4 @@
-"""Commands about models: retrain, models, promote, rollback, ledger, jobs."""
+"""Commands about models: retrain, models, promote, rollback, jobs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mobile_sentiment_ops.cli.session import Json, actor, answer, session_of
+from mobile_sentiment_ops.cli.session import Json, answer, session_of
 from mobile_sentiment_ops.errors import NotFound
 
 Reason = Annotated[str, typer.Option(help="Why, for the ledger.")]
@@ -77,6 +77,26 @@ def models_show(context: typer.Context, version: str, as_json: Json = False) -> 
     answer(as_json, found, ("", ""), rows)
 
 
+@models.command("card")
+def models_card(
+    context: typer.Context,
+    version: str,
+    data: Annotated[bool, typer.Option("--data", help="The card of its dataset.")] = False,
+) -> None:
+    """Print the card of a model as Markdown: what it is for, what it learned from, how good it is, its limits.
+
+    \b
+    mso models card champion
+    mso models card 3 --data > DATA.md
+    """
+    from mobile_sentiment_ops.app.model_files import open_version
+    from mobile_sentiment_ops.registry.cards import data_card, model_card
+
+    platform = session_of(context).platform()
+    _, bundle = open_version(version, platform.state, platform.bundles, platform.registry)
+    print((data_card if data else model_card)(bundle.card), end="")
+
+
 @commands.command()
 def promote(context: typer.Context, version: str, reason: Reason, as_json: Json = False) -> None:
     """Let a registered model serve because you say so.
@@ -84,6 +104,8 @@ def promote(context: typer.Context, version: str, reason: Reason, as_json: Json 
     \b
     mso promote 3 --reason "it knows the new release's words"
     """
+    from mobile_sentiment_ops.bootstrap import actor
+
     champion = session_of(context).platform().models.promote(version, actor=actor(), reason=reason)
     answer(as_json, champion, ("", ""), [("champion", f"version {champion.version} ({champion.kind})")])
 
@@ -92,20 +114,15 @@ def promote(context: typer.Context, version: str, reason: Reason, as_json: Json 
 def rollback(context: typer.Context, reason: Reason, as_json: Json = False) -> None:
     """Let the model before the champion serve again; works while MLflow is away.
 
+    Running servers follow within seconds. Another rollback goes one champion further back.
+
     \b
     mso rollback --reason "complaints since Monday"
     """
+    from mobile_sentiment_ops.bootstrap import actor
+
     champion = session_of(context).platform().models.rollback(actor=actor(), reason=reason)
     answer(as_json, champion, ("", ""), [("champion", f"version {champion.version} ({champion.kind})")])
-
-
-@commands.command()
-def ledger(context: typer.Context, as_json: Json = False) -> None:
-    """Print who decided what, when and why, oldest first."""
-    found = session_of(context).platform().state.ledger()
-    made = [(entry, entry.decision) for entry in found]
-    rows = [(e.seq, f"{e.at:%Y-%m-%d %H:%M:%S}", d.actor, d.action, d.subject, d.reason) for e, d in made]
-    answer(as_json, {"entries": found}, ("", "at (UTC)", "by", "action", "version", "reason"), rows)
 
 
 @commands.command()
