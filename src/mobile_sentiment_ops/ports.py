@@ -57,8 +57,8 @@ class Files(Protocol):
         """Names that start with `prefix`, sorted."""
 
 
-def checked_name(name: str) -> str:
-    """The name itself when `Files` may use it: relative, forward slashes, inside its folder.
+def checked_name(name: str, *, flat: bool = False) -> str:
+    """The name itself when `Files` may use it: relative, forward slashes, inside its folder; or, `flat`, without any.
 
     >>> checked_name("reports/eda/index.html")
     'reports/eda/index.html'
@@ -67,7 +67,7 @@ def checked_name(name: str) -> str:
     mobile_sentiment_ops.errors.StoreError: '../secrets' is no file name here: expected parts with / between them
     """
     unsafe = any(char in name for char in "\\\0:") or any(part in ("", ".", "..") for part in name.split("/"))
-    if unsafe:
+    if unsafe or (flat and ("/" in name or name.startswith("."))):
         raise StoreError(f"{name!r} is no file name here: expected parts with / between them")
     return name
 

@@ -44,6 +44,4 @@ class FolderBundles:
         return sorted(found.name for found in self._folder.glob("*") if not found.name.startswith(PART))
 
     def _at(self, bundle_hash: str) -> Path:
-        if "/" in checked_name(bundle_hash) or bundle_hash.startswith("."):
-            raise StoreError(f"{bundle_hash!r} is no bundle hash")
-        return self._folder / bundle_hash
+        return self._folder / checked_name(bundle_hash, flat=True)

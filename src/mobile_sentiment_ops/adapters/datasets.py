@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mobile_sentiment_ops.disk import sweep, write_file
-from mobile_sentiment_ops.errors import NotFound, StoreError
+from mobile_sentiment_ops.errors import NotFound
 from mobile_sentiment_ops.ports import checked_name
 
 SUFFIX = ".parquet"
@@ -18,10 +18,8 @@ class FolderDatasets:
         self._folder = folder
 
     def put(self, fingerprint: str, manifest: bytes) -> None:
-        if "/" in checked_name(fingerprint) or fingerprint.startswith("."):
-            raise StoreError(f"{fingerprint!r} is no fingerprint")
+        path = self._folder / f"{checked_name(fingerprint, flat=True)}{SUFFIX}"
         sweep(self._folder)
-        path = self._folder / f"{fingerprint}{SUFFIX}"
         if not path.exists():
             write_file(path, manifest)
 
