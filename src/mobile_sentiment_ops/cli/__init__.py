@@ -2,7 +2,8 @@
 
     session.py   settings of one command, errors as one sentence, JSON for scripts
     data.py      ingest, quality, demo-data, dataset
-    models.py    retrain, models, promote, rollback, ledger, jobs
+    models.py    retrain, models, promote, rollback, jobs
+    audit.py     timeline, why, verify; models diff, models rebuild
     tune.py      tune
     stack.py     up, down, status, serve, config
 
@@ -20,12 +21,12 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 import mobile_sentiment_ops
-from mobile_sentiment_ops.cli import data, models, stack, tune
+from mobile_sentiment_ops.cli import audit, data, models, stack, tune
 from mobile_sentiment_ops.cli.session import Session
 from mobile_sentiment_ops.errors import MsoError
 
 app = typer.Typer(name="mso", rich_markup_mode=None, pretty_exceptions_enable=False)
-for part in (stack, data, models, tune):
+for part in (stack, data, models, audit, tune):
     app.add_typer(part.commands)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -69,14 +68,6 @@ def session_of(context: typer.Context) -> Session:
     """The session that `main` gave to this command."""
     found: Session = context.find_object(Session) or Session()
     return found
-
-
-def actor() -> str:
-    """Who decides: the name of this user of the operating system."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as in a container
-        return f"uid {os.getuid()}"
 
 
 def answer(as_json: bool, value: object, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

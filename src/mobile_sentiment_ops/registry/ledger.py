@@ -21,6 +21,9 @@ GENESIS = "0" * 64
 CHANGES = frozenset({"promote", "override", "rollback"})
 """Actions after which another model answers."""
 
+LEDGER_TAG = "ledger."
+"""Before the seq of a change of champion: the registry's tag of that version that holds the entry's hash."""
+
 Anchor = tuple[int, str]
 """The seq of an entry and its hash, kept outside the ledger."""
 

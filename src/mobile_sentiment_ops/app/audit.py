@@ -1,0 +1,332 @@
+"""Looking back: what was decided and why, and whether what is kept is what was written.
+
+timeline     the ledger's entries, chosen
+story        why a version is what it is, from its card and its entries
+verify       chain, anchors, champion, bundles, aliases and tags against each other
+diff         two versions on the test rows of the second
+rebuild      a version trained again, and whether its answers are the same
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+import numpy as np
+
+from mobile_sentiment_ops.app.data_pipeline import DataHandler
+from mobile_sentiment_ops.app.model_files import open_bundle
+from mobile_sentiment_ops.data.dataset import Rebuilt, read_manifest
+from mobile_sentiment_ops.errors import MsoError, NoModel, NotFound, StoreError, Unavailable
+from mobile_sentiment_ops.models.evaluation import evaluate
+from mobile_sentiment_ops.models.training import train
+from mobile_sentiment_ops.ports import Bundles, Registry, State
+from mobile_sentiment_ops.registry.bundle import Bundle, unpack_bundle
+from mobile_sentiment_ops.registry.ledger import CHANGES, LEDGER_TAG, Anchor, first_broken, unanchored
+from mobile_sentiment_ops.registry.story import Story
+from mobile_sentiment_ops.types import LABELS, Champion, LedgerEntry
+
+ENVIRONMENT = ("package_version", "git_revision", "lock_hash", "python", "environment_hash")
+"""What of a card's provenance is compared with that of now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at: `passed` is None when it could not be reached."""
+
+    what: str
+    passed: bool | None
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A test row on which two versions differ; `outcome` is fixed, broken, or neither when both are wrong."""
+
+    review_id: str
+    text: str
+    label: str
+    before: str
+    after: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two versions on the same `rows` test rows: figures by name (before, after), and the changed rows.
+    `missing` test rows are not in the reviews table any more; `seen` ones taught the first version."""
+
+    before: str
+    after: str
+    rows: int
+    missing: int
+    seen: int
+    figures: Mapping[str, tuple[float, float]]
+    counts: Mapping[str, int]
+    changed: Sequence[Changed]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A version trained again. `equal` is None when it could not be: rows are gone. `differences` say what is
+    not as it was then, `missing` and `edited` which reviews."""
+
+    version: str
+    equal: bool | None
+    rows: int
+    max_difference: float | None
+    changed_answers: int | None
+    differences: Sequence[str]
+    missing: Sequence[str]
+    edited: Sequence[str]
+
+
+def timeline(
+    entries: Iterable[LedgerEntry],
+    *,
+    action: str | None = None,
+    since: datetime | None = None,
+    version: str | None = None,
+) -> list[LedgerEntry]:
+    """The entries of that action, since then, about that version; in their order."""
+    return [
+        entry
+        for entry in entries
+        if (action is None or entry.decision.action == action)
+        and (since is None or entry.at >= since)
+        and (version is None or entry.decision.subject == version)
+    ]
+
+
+class AuditHandler:
+    """The questions of someone who was not there, over the ports it is given."""
+
+    def __init__(
+        self, *, data: DataHandler, registry: Registry, state: State, bundles: Bundles, provenance: Mapping[str, str]
+    ) -> None:
+        self._data = data
+        self._registry = registry
+        self._state = state
+        self._bundles = bundles
+        self._provenance = provenance
+
+    def story(self, version: str) -> Story:
+        """Why a version, or the `champion`, is what it is. Its bundle is opened, from the local disk if it is there."""
+        champion = self._state.champion()
+        if version == "champion":
+            if champion is None:
+                raise NoModel("there is no champion yet; `mso up` or `mso retrain` makes one")
+            version = champion.version
+        bundle_hash, bundle = self._open(version)
+        entries = timeline(self._state.ledger(), version=version)
+        spoken = [entry for entry in entries if entry.decision.actor == "gate"]
+        serving = champion is not None and champion.version == version
+        return Story(version, bundle_hash, serving, bundle.card, entries, spoken[-1] if spoken else None)
+
+    def diff(self, before: str, after: str) -> Difference:
+        """What the second version answers otherwise than the first, on its own test rows."""
+        old, new = self._open(before)[1], self._open(after)[1]
+        rebuilt = self._data.rebuild_dataset(read_manifest(new.manifest))
+        test = rebuilt.dataset.test
+        labels, texts = test["label"].to_numpy(), test["review_text"].to_list()
+        if not texts:
+            raise NotFound(f"none of the test reviews of version {after} is there any more; ingest their files again")
+        slices = {name: test[name].to_list() for name in ("app", "language")}
+        figures, decided = [], []
+        for model in (old.model, new.model):
+            probabilities = model.probabilities(texts, test["rating"].to_list())
+            decided.append(model.decide(probabilities))
+            figures.append(evaluate(labels, probabilities, decided[-1], slices).metrics())
+        changed = [
+            Changed(
+                test["review_id"][at],
+                texts[at],
+                LABELS[labels[at]].value,
+                LABELS[first].value,
+                LABELS[second].value,
+                "fixed" if second == labels[at] else "broken" if first == labels[at] else "neither",
+            )
+            for at, (first, second) in enumerate(zip(*(found.tolist() for found in decided), strict=True))
+            if first != second
+        ]
+        outcomes = [one.outcome for one in changed]
+        ids = read_manifest(old.manifest).rows
+        learned = set(ids.filter(ids["split"] != "test")["review_id"])
+        return Difference(
+            before,
+            after,
+            len(texts),
+            _missing_in(rebuilt, new, "test"),
+            len(learned & set(test["review_id"])),
+            {name: (value, figures[1][name]) for name, value in figures[0].items()},
+            {name: outcomes.count(name) for name in ("fixed", "broken", "neither")},
+            changed,
+        )
+
+    def rebuild(self, version: str) -> Repeat:
+        """Train a version again from its manifest, parameters and seed, and compare the answers on its test rows."""
+        _, bundle = self._open(version)
+        card, then = bundle.card, dict(bundle.card.get("provenance", {}))
+        now = {name: self._provenance.get(name) for name in ENVIRONMENT}
+        differences = [
+            f"{name} was {then.get(name, 'not recorded')}, is {now[name]} now"
+            for name in ENVIRONMENT
+            if then.get(name) != now[name]
+        ]
+        rebuilt = self._data.rebuild_dataset(read_manifest(bundle.manifest))
+        known = self._data.known_ids() if rebuilt.missing else set()
+        edited = [one for one in rebuilt.missing if one in known]
+        missing = [one for one in rebuilt.missing if one not in known]
+        dataset, rows = rebuilt.dataset, rebuilt.dataset.test.height
+        if rebuilt.missing:
+            return Repeat(version, None, rows, None, None, differences, missing, edited)
+        seed = card.get("seed")
+        if seed is None:
+            differences.append("the seed was not recorded, 0 is taken")
+        parameters = dict(bundle.model.parameters)
+        again = train(bundle.model.kind, dataset.train, dataset.validation, seed=seed or 0, parameters=parameters)
+        differences += [
+            f"parameter {name} was {parameters.get(name)}, is {value} now"
+            for name, value in again.parameters.items()
+            if parameters.get(name) != value
+        ]
+        texts, ratings = dataset.test["review_text"].to_list(), dataset.test["rating"].to_list()
+        before, after = (model.probabilities(texts, ratings) for model in (bundle.model, again))
+        answers = int((bundle.model.decide(before) != again.decide(after)).sum())
+        largest = float(np.abs(before - after).max()) if rows else 0.0
+        return Repeat(version, before.tobytes() == after.tobytes(), rows, largest, answers, differences, (), ())
+
+    def _open(self, version: str) -> tuple[str, Bundle]:
+        """The hash and the bundle of a version: as the champion row and the ledger name it, else the registry."""
+        champion = self._state.champion()
+        named = {
+            entry.decision.subject: str(entry.decision.figures["bundle"])
+            for entry in self._state.ledger()
+            if "bundle" in entry.decision.figures
+        }
+        if champion is not None:
+            named |= {champion.version: champion.bundle_hash}
+        if version not in named:
+            named = {one.version: one.bundle_hash for one in self._registry.versions()}
+        if version not in named:
+            known = ", ".join(named) or "none"
+            raise NotFound(f"there is no model version {version}; `mso models list` shows {known}")
+        return named[version], open_bundle(self._bundles, self._registry, version, named[version])
+
+    # --- verify
+
+    def verify(self) -> list[Check]:
+        """Every check, whether it passed, and what was found; again when a decision came in between."""
+        try:
+            entries, checks = self._state.ledger(), list[Check]()
+            while not checks or (any(check.passed is False for check in checks) and self._later(entries)):
+                entries = self._state.ledger()
+                checks = list(self._checks(entries))
+        except Unavailable:
+            raise
+        except StoreError as err:
+            return [Check("ledger", False, str(err))]
+        return checks
+
+    def _later(self, entries: Sequence[LedgerEntry]) -> bool:
+        return bool(entries and self._state.ledger(after=entries[-1].seq))
+
+    def _checks(self, entries: Sequence[LedgerEntry]) -> Iterator[Check]:
+        broken = first_broken(entries)
+        chain = f"{len(entries)} entries, each follows from the one before it"
+        if broken is not None:
+            chain = f"entry {broken} is not what was written, or does not follow from the one before it"
+        yield Check("ledger", broken is None, chain)
+        yield _checked("anchor file", lambda: _anchored(entries, self._state.anchors(), "kept in ledger.anchors"))
+        yield _checked("champion", lambda: _champion_fault(entries, self._state.champion()))
+        yield from self._bundle_checks(entries)
+        yield from self._registry_checks(entries)
+
+    def _bundle_checks(self, entries: Sequence[LedgerEntry]) -> Iterator[Check]:
+        """Every bundle on this disk is whole and knew a ledger that this one goes on from."""
+        heads: list[Anchor] = []
+        faults, there = [], self._bundles.list()
+        for bundle_hash in there:
+            try:
+                head = unpack_bundle(self._bundles.get(bundle_hash), bundle_hash=bundle_hash).card.get("ledger_head")
+                heads += [(int(head["seq"]), str(head["hash"]))] if head else []
+            except MsoError as err:
+                faults.append(str(err))
+        yield Check("bundles", not faults, faults[0] if faults else f"{len(there)} whole on this disk")
+        yield _checked("bundles' heads", lambda: _anchored(entries, sorted(heads), "written into bundles"))
+        named = {str(entry.decision.figures["bundle"]) for entry in entries if "bundle" in entry.decision.figures}
+        if away := sorted(named - set(there)):
+            yield Check("bundles elsewhere", None, f"{len(away)} named in the ledger and not on this disk")
+
+    def _registry_checks(self, entries: Sequence[LedgerEntry]) -> Iterator[Check]:
+        try:
+            versions, aliases = self._registry.versions(), self._registry.aliases()
+            champion = self._state.champion()
+        except Unavailable as err:
+            yield Check("MLflow's tags and aliases", None, str(err))
+            return
+        except StoreError as err:
+            yield Check("MLflow's tags and aliases", False, str(err))
+            return
+        found, expected = aliases.get("champion"), champion.version if champion else None
+        yield Check("aliases", found == expected, f"MLflow's champion is {found}, the state database's {expected}")
+        tags = [
+            tag for one in versions for tag in one.tags.items() if re.fullmatch(rf"{re.escape(LEDGER_TAG)}\d+", tag[0])
+        ]
+        anchors = [(int(name.removeprefix(LEDGER_TAG)), kept) for name, kept in tags]
+        yield _checked("MLflow's tags", lambda: _anchored(entries, sorted(anchors), "in MLflow's tags"))
+        hashes = {one.version: one.bundle_hash for one in versions}
+        for entry in entries:
+            subject, kept = entry.decision.subject, entry.decision.figures.get("bundle")
+            if kept is not None and subject in hashes and hashes[subject] != kept:
+                said = f"version {subject} has the bundle {hashes[subject][:12]} there, {str(kept)[:12]} in the ledger"
+                yield Check("MLflow's versions", False, said)
+                return
+        yield Check("MLflow's versions", True, f"{len(versions)} with the bundles that the ledger names")
+
+
+def _checked(what: str, check: Callable[[], tuple[bool | None, str]]) -> Check:
+    try:
+        return Check(what, *check())
+    except Unavailable as err:
+        return Check(what, None, str(err))
+    except StoreError as err:
+        return Check(what, False, str(err))
+
+
+def _anchored(entries: Sequence[LedgerEntry], anchors: Sequence[Anchor], where: str) -> tuple[bool | None, str]:
+    if not anchors:
+        return None, f"no hash is {where} yet"
+    fault = unanchored(entries, anchors)
+    return fault is None, fault or f"{len(anchors)} hashes {where}, all in the ledger"
+
+
+def _champion_fault(entries: Sequence[LedgerEntry], champion: Champion | None) -> tuple[bool, str]:
+    """Whether the champion row is what the ledger's changes led to."""
+    changes = [entry for entry in entries if entry.decision.action in CHANGES]
+    if champion is None or not changes:
+        return champion is None and not changes, f"{len(changes)} changes in the ledger, the champion is {champion}"
+    last, before = changes[-1], changes[-2] if len(changes) > 1 else None
+    expected = Champion(
+        last.decision.subject,
+        str(last.decision.figures.get("kind", champion.kind)),
+        str(last.decision.figures.get("bundle", champion.bundle_hash)),
+        before.decision.subject if before else None,
+        str(before.decision.figures.get("bundle", champion.previous_bundle_hash)) if before else None,
+        last.at,
+        last.decision.actor,
+        last.decision.reason,
+        len(changes),
+    )
+    for part in fields(Champion):
+        found, told = getattr(champion, part.name), getattr(expected, part.name)
+        if found != told:
+            return False, f"{part.name} of the champion is {found!r}, entry {last.seq} of the ledger says {told!r}"
+    return True, f"version {champion.version}, as entry {last.seq} says"
+
+
+def _missing_in(rebuilt: Rebuilt, bundle: Bundle, part: str) -> int:
+    rows = read_manifest(bundle.manifest).rows
+    return len(set(rows.filter(rows["split"] == part)["review_id"]) & set(rebuilt.missing))
