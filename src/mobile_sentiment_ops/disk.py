@@ -31,14 +31,15 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Put a folder with exactly these files at `path`; another one that was there makes way."""
+    """Put a folder with exactly these files at `path`, written in their order; another one there makes way."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part, old = _part_of(path), _part_of(path)
     try:
         for name, data in files.items():
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             _write_through(part / name, data)
-        _flush_folder(part)
+        for folder in {part, *((part / name).parent for name in files)}:
+            _flush_folder(folder)
         try:
             part.rename(path)
         except OSError:  # there is one
