@@ -19,8 +19,8 @@ More = Callable[[Scorer, Rows, Parameters, int], Scorer]
 class Kind:
     """How models of a kind are made and read.
 
-    `folds` fits on parts of the rows give every row a score from a fit that has not seen it; 0: only the
-    validation rows get one. `more` goes on with further rows, for kinds that can; others learn from at
+    `folds` fits on parts of the rows give every row a score from a fit that has not seen it; 0: one fit, and
+    a tenth of the rows is held out. `more` goes on with further rows, for kinds that can; others learn from at
     most `most_rows`. A kind that is no `candidate` is measured, never promoted.
     """
 
@@ -78,7 +78,7 @@ _FOREST: Parameters = {
     **{"grow_policy": "lossguide", "max_depth": 0, "max_leaves": 400, "reg_lambda": 1e-3},
 }
 _BOOSTED: Parameters = {
-    **{"rounds": 150, "eta": 0.25, "words": 5_000, "subsample": 0.8, "colsample_bynode": 0.2, "max_depth": 8}
+    **{"rounds": 150, "eta": 0.25, "words": 5_000, "subsample": 0.8, "colsample_bynode": 0.2, "max_depth": 6}
 }
 
 _KINDS = (
