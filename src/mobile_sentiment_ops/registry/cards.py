@@ -167,7 +167,8 @@ def model_card(card: Card) -> str:
         blocks[f"learned_{name}"] = _table((HEADS[name], "reviews"), learned)
         parts = card.get("slices", {}).get(name, {})
         scored = [
-            (at, n["rows"], f"{n['macro_f1']:.3f}", f"{n['low']:.3f} to {n['high']:.3f}") for at, n in parts.items()
+            (at, n["rows"], f"{n['macro_f1']:.3f}", f"{n['low']:.3f} to {n['high']:.3f}")
+            for at, n in sorted(parts.items(), key=lambda part: -part[1]["rows"])
         ]
         blocks[f"{name}_scores"] = _table((HEADS[name], "reviews", "macro-F1", "95% interval"), scored)
     ece, labels = metrics.get("ece"), ", ".join(card.get("labels", LABELS))
@@ -212,8 +213,11 @@ def _name(card: Card) -> str:
 
 
 def _counts_of(card: Card, column: str) -> list[tuple[str, dict[str, int]]]:
+    """Counts by part of each value, the commonest first."""
     found = card["dataset"].get("counts", {}).get(column, {})
-    return [(WORDS["sources"].get(name, name) if column == "label_source" else name, n) for name, n in found.items()]
+    order = sorted(found, key=lambda name: (name == OTHERS, -sum(found[name].values()), name))
+    words = WORDS["sources"] if column == "label_source" else {}
+    return [(words.get(name, name), found[name]) for name in order]
 
 
 def _periods(card: Card) -> dict[str, str]:
@@ -249,8 +253,8 @@ def _limits(card: Card) -> Iterator[str]:
     if known:
         worst = min(known, key=lambda label: known[label])
         yield words["label"].format(label=worst, f1=known[worst])
-    for column, parts in slices.items():
-        for value, found in parts.items():
+    for column, parts in sorted(slices.items()):
+        for value, found in sorted(parts.items()):
             if found["macro_f1"] < metrics["macro_f1"] - WEAKER:
                 part = f"{HEADS[column]} {_cell(value)}"
                 yield words["part"].format(part=part, f1=found["macro_f1"], all=metrics["macro_f1"])
@@ -267,7 +271,7 @@ def _origin(card: Card) -> Iterator[tuple[str, object]]:
     head = card.get("ledger_head")
     lineage = {**card.get("lineage", {}), "seed": card.get("seed"), "ledger": head and f"{head['seq']} {head['hash']}"}
     lineage |= {f"parameter {name}": value for name, value in card.get("parameters", {}).items()}
-    yield from ((name.replace("_", " "), str(value)) for name, value in lineage.items() if value is not None)
+    yield from ((name.replace("_", " "), str(value)) for name, value in sorted(lineage.items()) if value is not None)
 
 
 # --- Markdown
