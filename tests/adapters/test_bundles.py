@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,4 +60,56 @@ def test_a_hash_that_leads_elsewhere_is_refused(tmp_path: Path, bundle_hash: str
 def test_a_file_name_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="outside"):
         FolderBundles(tmp_path / "bundles").put({"../outside": b"x"}, "aa11")
+    assert not list(tmp_path.iterdir())
+
+
+PUT_AGAIN_AND_AGAIN = """
+import itertools, sys
+from pathlib import Path
+from mobile_sentiment_ops.adapters.bundles import FolderBundles
+bundles = FolderBundles(Path(sys.argv[1]))
+print("ready", flush=True)
+for number in itertools.count():
+    files = {f"model/{part}.npy": bytes([number % 256]) * 20_000 for part in range(12)}
+    bundles.put({**files, "manifest.json": b"last"}, f"bundle-{number}")
+    bundles.put({**files, "manifest.json": str(number).encode()}, "replaced")
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_bundles(
+    tmp_path: Path, start_python: Callable[..., subprocess.Popen[str]]
+) -> None:
+    for delay in (0.0, 0.013, 0.05, 0.11):
+        writer = start_python(PUT_AGAIN_AND_AGAIN, str(tmp_path))
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(delay)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        bundles = FolderBundles(tmp_path)
+        for name in bundles.list():
+            files = bundles.get(name)
+            assert len(files) == 13
+            assert files["model/0.npy"] == files["model/11.npy"]
+    assert bundles.list()
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from mobile_sentiment_ops.adapters.bundles import FolderBundles
+from mobile_sentiment_ops.errors import StoreError
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    FolderBundles(Path(sys.argv[1])).put({"model/a.npy": b"a", "model/b.npy": bytes(60_000)}, "aa11")
+except StoreError as err:
+    print(err)
+"""
+
+
+def test_a_bundle_that_the_disk_does_not_take_leaves_nothing(
+    tmp_path: Path, start_python: Callable[..., subprocess.Popen[str]]
+) -> None:
+    told = start_python(FULL, str(tmp_path)).communicate(timeout=60)[0]
+    assert told.startswith(f"bundle aa11 cannot be written to {tmp_path}: ")
     assert not list(tmp_path.iterdir())
