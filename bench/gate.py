@@ -36,7 +36,7 @@ from mobile_sentiment_ops.models.training import train
 from mobile_sentiment_ops.registry.behaviour import load_suite
 from mobile_sentiment_ops.registry.comparison import Part
 from mobile_sentiment_ops.registry.gate import POWER, Answers, compare
-from mobile_sentiment_ops.registry.spending import FIRST_SHARE, ROUND_SHARES, TestRows, first_look, next_look
+from mobile_sentiment_ops.registry.spending import FIRST_SHARE, ROUND_SHARES, JudgedRows, first_look, next_look
 from mobile_sentiment_ops.settings import Gate
 from mobile_sentiment_ops.types import Outcome, Verdict
 
@@ -178,7 +178,7 @@ class World:
         """
         chance = np.random.default_rng([SEED, seed])
         at, who, champion = self.draw(rows, chance)
-        before: TestRows | None = None
+        before: JudgedRows | None = None
         for round_ in range(1, len(ROUND_SHARES) + 1):
             look = first_look(before, "rows", alpha=ALPHA, candidates=CANDIDATES)
             chosen = chance.permutation(CANDIDATES) < changed
@@ -188,7 +188,7 @@ class World:
                 if chosen[left] and verdict.outcome is Outcome.PROMOTE:
                     return round_
                 look = next_look(look, promoted=False, alpha=ALPHA, candidates=max(left, 1))
-            before = TestRows("rows", "", round_, look.spent)
+            before = JudgedRows("rows", "", round_, look.spent)
         return None
 
     def first(self, rows: int, seed: int, change: Change) -> Verdict:

@@ -296,7 +296,7 @@ def test_a_hold_says_how_many_more_labels_would_decide() -> None:
     for verdict in held:
         if verdict.measured["gain"] > 0:
             assert verdict.measured["labels_needed"] > 1000
-            assert "more labelled reviews to decide." in verdict.summary
+            assert "more labelled reviews to decide, if it is better by 0.0125" in verdict.summary
         else:
             assert "labels_needed" not in verdict.measured
             assert "More labelled reviews are not expected to change that." in verdict.summary

@@ -209,8 +209,8 @@ class MLOpsHandler:
         with alone(self._state, LEASE, self._holder, patience_seconds=patience_seconds, waiting=waiting) as lease:
             self.reconcile(but=job_id)
             progress("building the dataset", 0.0)
-            judged = judged_rows(self._state.ledger())
             dataset = self.newest_dataset()
+            judged = judged_rows(self._state.ledger(), dataset.test_fingerprint)
             alpha = (1 - self._gate.confidence) / 2
             look = first_look(judged, dataset.test_fingerprint, alpha=alpha, candidates=len(names))
             verdicts = []
@@ -234,7 +234,7 @@ class MLOpsHandler:
         version = self._record(candidate, verdict, dataset)
         self._state.decide(_training_decision(candidate, version, dataset, self._training.seed))
         promoted = verdict.outcome is Outcome.PROMOTE
-        figures = {
+        figures: dict[str, object] = {
             "kind": kind,
             "bundle": version.bundle_hash,
             "dataset": dataset.fingerprint,
@@ -243,8 +243,9 @@ class MLOpsHandler:
             "measured": dict(verdict.measured),
             "limits": dict(verdict.limits),
             "reasons": list(verdict.reasons),
-            "test": look.figures(promoted=promoted or champion is None),
         }
+        if champion is not None:  # the first model's rival is chance, which spends nothing
+            figures["test"] = look.figures(promoted=promoted)
         decision = Decision("verdict", version.version, "gate", verdict.summary, figures)
         if promoted:
             token = champion.token if champion else 0

@@ -208,7 +208,8 @@ def _dataset(parts: Mapping[str, pl.DataFrame], source: str) -> Dataset:
     frames = {name: parts[name].select(COLUMNS).sort("submitted_at", "review_id", nulls_last=False) for name in SPLITS}
     check_leakage(frames)
     manifest = Manifest.of(frames, source)
-    return Dataset(**frames, fingerprint=manifest.fingerprint, manifest=manifest.to_bytes(), source=source)
+    train, validation, test = (frames[name] for name in SPLITS)
+    return Dataset(train, validation, test, manifest.fingerprint, manifest.to_bytes(), source)
 
 
 def check_leakage(parts: Mapping[str, pl.DataFrame]) -> None:

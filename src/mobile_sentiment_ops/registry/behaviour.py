@@ -48,11 +48,10 @@ class BehaviourTest(BaseModel):
     def _whole(self) -> BehaviourTest:
         if (self.kind == "invariance") != (self.label is None):
             raise ValueError("a label is what direction and minimum ask for, and invariance does not")
-        least = 1 if self.kind == "minimum" or self.words else 2
-        if any(len(group) < least for group in self.texts):
-            raise ValueError("a text to compare with is missing: each entry of texts is [text, variant, ...]")
         if unknown := {slot for group in self.texts for text in group for slot in _SLOT.findall(text)} - {*self.words}:
             raise ValueError(f"no words for {{{min(unknown)}}}")
+        if self.kind != "minimum" and any(len(group) < 2 for group in self.groups()):
+            raise ValueError("a text to compare with is missing: each entry of texts is [text, variant, ...]")
         return self
 
     def groups(self) -> list[tuple[str, ...]]:

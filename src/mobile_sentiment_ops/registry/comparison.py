@@ -103,8 +103,8 @@ def find_parts(columns: Mapping[str, Sequence[str | None]]) -> list[Part]:
         )
         parts += [
             Part(f"{column} {names[at]}", np.flatnonzero(places == at))
-            for at in np.argsort(-counts, kind="stable")[: MAX_SLICES + 1]
-            if names[at] and counts[at] >= MIN_SLICE_ROWS
+            for at in [at for at in np.argsort(-counts, kind="stable") if names[at]][:MAX_SLICES]
+            if counts[at] >= MIN_SLICE_ROWS
         ]
     return parts
 

@@ -23,7 +23,7 @@ FIRST_SHARE = ROUND_SHARES[0] / 3
 
 
 @dataclass(frozen=True, slots=True)
-class TestRows:
+class JudgedRows:
     """Test rows by the fingerprint of their ids, the newest dataset they are in, the rounds that they
     judged and what these used of the chance of a wrong promotion."""
 
@@ -47,28 +47,27 @@ class Look:
         return {**asdict(self), "spent": self.spent + (0.0 if promoted else self.level)}
 
 
-def judged_rows(entries: Sequence[LedgerEntry]) -> TestRows | None:
-    """The test rows of the newest verdict, as the ledger's entries tell."""
+def judged_rows(entries: Sequence[LedgerEntry], fingerprint: str | None = None) -> JudgedRows | None:
+    """The test rows of the newest verdict, or of the newest one on the rows of that fingerprint, as the ledger's
+    entries tell; None where there is no such verdict."""
     for entry in reversed(entries):
         figures: Any = entry.decision.figures
         if entry.decision.actor == "gate" and "test" in figures:
             test = figures["test"]
-            return TestRows(test["fingerprint"], figures["dataset"], test["round"], test["spent"])
+            if fingerprint in (None, test["fingerprint"]):
+                return JudgedRows(test["fingerprint"], figures["dataset"], test["round"], test["spent"])
     return None
 
 
-def first_look(before: TestRows | None, fingerprint: str, *, alpha: float, candidates: int) -> Look:
+def first_look(before: JudgedRows | None, fingerprint: str, *, alpha: float, candidates: int) -> Look:
     """The turn of the first of a round's `candidates` on the test rows of that fingerprint.
 
     >>> look = first_look(None, "1f", alpha=0.03, candidates=3)
     >>> look.round, round(look.level, 4)
     (1, 0.006)
     """
-    if before is None or before.fingerprint != fingerprint:
-        before = TestRows(fingerprint, "", 0, 0.0)
-    return Look(
-        fingerprint, before.rounds + 1, _level(before.rounds + 1, before.spent, alpha, candidates), before.spent
-    )
+    rounds, spent = (before.rounds, before.spent) if before and before.fingerprint == fingerprint else (0, 0.0)
+    return Look(fingerprint, rounds + 1, _level(rounds + 1, spent, alpha, candidates), spent)
 
 
 def next_look(look: Look, *, promoted: bool, alpha: float, candidates: int) -> Look:
