@@ -37,7 +37,6 @@ MOST_VALUES = 30
 UNKNOWN, OTHERS = "not known", "others"
 COUNTED = ("label_source", "language", "app")
 HEADS = {"label": "label", "label_source": "labelled by", "language": "language", "app": "app"}
-TAGS = ("sentiment-analysis", "app-reviews", "mobile-sentiment-ops")
 WORDS: dict[str, Any] = tomllib.loads(files(__package__).joinpath("cards.toml").read_text("utf-8"))
 WEAKER = 0.05
 """Macro-F1 below the whole from which a part is named among the limits."""
@@ -135,81 +134,62 @@ def _slices(values: pl.Series, labels: Indices, decisions: Indices, seed: int) -
 def model_card(card: Card) -> str:
     """README.md of a bundle with this card.json; a dash stands for what an older card does not tell."""
     kind, metrics, verdict = card["kind"], card["metrics"], card.get("verdict", {})
-    title = KINDS[kind].title if kind in KINDS else kind
     measured = {name.removeprefix("candidate_"): value for name, value in verdict.get("measured", {}).items()}
-    result = {
-        "task": {"type": "text-classification", "name": "Sentiment of app reviews"},
-        "dataset": {"type": _name(card), "name": "the newest labelled reviews", "split": "test"},
-        "metrics": [
-            {"type": kind, "name": WORDS["scores"][name], "value": round(metrics[name], 4)}
-            for kind, name in (("f1", "macro_f1"), ("accuracy", "accuracy"))
-            if metrics.get(name) is not None
-        ],
-    }
-    front = {
-        "language": _languages(card),
-        "license": "other",
-        "tags": [*TAGS, kind],
-        "pipeline_tag": "text-classification",
-        "library_name": "mobile-sentiment-ops",
-        "datasets": [_name(card)],
-        "metrics": ["f1", "accuracy"],
-        "model-index": [{"name": f"MobileSentimentModel {title}", "results": [result]}],
-    }
-    blocks = {
+    facts = {
+        "kind": kind,
+        "title": KINDS[kind].title if kind in KINDS else kind,
+        "labels": ", ".join(card.get("labels", LABELS)),
+        "trained": _day(card.get("trained_at")),
         "scores": _figures(("", "value", "95% interval"), "scores", metrics, card.get("intervals", {})),
         "cost": _figures(("", ""), "cost", {**metrics, **measured, "model_mb": measured.get("mb")}),
-        "origin": _table(("", ""), _origin(card)),
         "limits": "\n".join(f"- {limit}" for limit in _limits(card)),
+        "verdict": f"{verdict.get('outcome', '-')}: {_cell(verdict.get('summary', '-'))}",
+        "origin": _table(("", ""), _origin(card)),
+        **{name: json.dumps(_rounded(metrics.get(name))) for name in ("macro_f1", "accuracy", "ece")},
     }
     for name in COUNTED:
         learned = [(value, n["train"] + n["validation"]) for value, n in _counts_of(card, name)]
-        blocks[f"learned_{name}"] = _table((HEADS[name], "reviews"), learned)
-        parts = card.get("slices", {}).get(name, {})
-        scored = [
-            (at, n["rows"], f"{n['macro_f1']:.3f}", f"{n['low']:.3f} to {n['high']:.3f}")
-            for at, n in sorted(parts.items(), key=lambda part: -part[1]["rows"])
-        ]
-        blocks[f"{name}_scores"] = _table((HEADS[name], "reviews", "macro-F1", "95% interval"), scored)
-    ece, labels = metrics.get("ece"), ", ".join(card.get("labels", LABELS))
-    return _page(
-        front,
-        WORDS["model"],
-        **{**_periods(card), **blocks},
-        title=title,
-        labels=labels,
-        trained=_day(card.get("trained_at")),
-        ece="-" if ece is None else f"{ece:.3f}",
-        verdict=f"{verdict.get('outcome', '-')}: {_cell(verdict.get('summary', '-'))}",
-    )
+        facts[f"learned_{name}"] = _table((HEADS[name], "reviews"), learned)
+        parts = sorted(card.get("slices", {}).get(name, {}).items(), key=lambda part: -part[1]["rows"])
+        scored = [(at, n["rows"], f"{n['macro_f1']:.3f}", f"{n['low']:.3f} to {n['high']:.3f}") for at, n in parts]
+        facts[f"{name}_scores"] = _table((HEADS[name], "reviews", "macro-F1", "95% interval"), scored)
+    return _page("model", card, facts)
 
 
 def data_card(card: Card) -> str:
     """DATA.md of a bundle with this card.json."""
-    dataset = card["dataset"]
-    front = {
-        "language": _languages(card),
-        "license": "other",
-        "task_categories": ["text-classification"],
-        "tags": list(TAGS),
-        "pretty_name": _name(card),
-    }
-    labels = dataset.get("labels", {})
+    labels = card["dataset"].get("labels", {})
     of_label = [(label.value, {part: counts[label.value] for part, counts in labels.items()}) for label in LABELS]
     tables = {"label": of_label, **{name: _counts_of(card, name) for name in COUNTED}}
-    blocks = {
+    facts = {
         f"{name}_parts": _table((HEADS[name], *SPLITS), [(value, *map(n.get, SPLITS)) for value, n in found])
         for name, found in tables.items()
     }
-    return _page(front, WORDS["data"], **_periods(card), **blocks, fingerprint=dataset["fingerprint"])
+    return _page("data", card, facts)
+
+
+def _page(name: str, card: Card, facts: Mapping[str, str]) -> str:
+    """A template with the facts in it; a paragraph that is nothing but an empty fact is left out."""
+    dataset = card["dataset"]
+    rows, known = dataset.get("rows", {}), {"fingerprint": dataset["fingerprint"]}
+    known["name"] = f"reviews-{dataset['fingerprint'][:12]}"
+    known["languages"] = json.dumps(_languages(card), ensure_ascii=False)
+    known["all"] = _cell(sum(rows.values()))
+    known |= {part: _cell(rows.get(part)) for part in SPLITS}
+    known |= {name: _cell(dataset.get(name)) for name in ("source", "repeats", "rejected")}
+    for part in ("train", "test"):
+        first, last = (dataset.get(f"{part}_{end}") for end in ("from", "to"))
+        known[f"{part}_period"] = f"from {_day(first)} to {_day(last)}" if first else "of unknown times"
+    paragraphs = (paragraph.format(**known, **facts) for paragraph in WORDS[name].strip().split("\n\n"))
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _languages(card: Card) -> list[str]:
     return [name for name, _ in _counts_of(card, "language") if name not in (UNKNOWN, OTHERS)]
-
-
-def _name(card: Card) -> str:
-    return f"reviews-{card['dataset']['fingerprint'][:12]}"
 
 
 def _counts_of(card: Card, column: str) -> list[tuple[str, dict[str, int]]]:
@@ -218,18 +198,6 @@ def _counts_of(card: Card, column: str) -> list[tuple[str, dict[str, int]]]:
     order = sorted(found, key=lambda name: (name == OTHERS, -sum(found[name].values()), name))
     words = WORDS["sources"] if column == "label_source" else {}
     return [(words.get(name, name), found[name]) for name in order]
-
-
-def _periods(card: Card) -> dict[str, str]:
-    """How many reviews of when."""
-    dataset = card["dataset"]
-    rows = dataset.get("rows", {})
-    said = {part: _cell(rows.get(part)) for part in SPLITS}
-    for part in ("train", "test"):
-        first, last = (dataset.get(f"{part}_{end}") for end in ("from", "to"))
-        said[f"{part}_period"] = f"from {_day(first)} to {_day(last)}" if first else "of unknown times"
-    said |= {name: _cell(dataset.get(name)) for name in ("source", "repeats", "rejected")}
-    return said | {"all": _cell(sum(rows.values()))}
 
 
 def _day(time: str | None) -> str:
@@ -272,40 +240,6 @@ def _origin(card: Card) -> Iterator[tuple[str, object]]:
     lineage = {**card.get("lineage", {}), "seed": card.get("seed"), "ledger": head and f"{head['seq']} {head['hash']}"}
     lineage |= {f"parameter {name}": value for name, value in card.get("parameters", {}).items()}
     yield from ((name.replace("_", " "), str(value)) for name, value in sorted(lineage.items()) if value is not None)
-
-
-# --- Markdown
-
-
-def _page(front: Mapping[str, object], text: str, **facts: str) -> str:
-    """The front matter and the template's paragraphs; one that is nothing but an empty fact is left out."""
-    paragraphs = (paragraph.format(**facts) for paragraph in text.strip().split("\n\n"))
-    return "\n".join(["---", *_yaml(front), "---", "", "\n\n".join(filter(None, paragraphs)), ""])
-
-
-def _yaml(value: object, pad: str = "") -> Iterator[str]:
-    """Nested tables and lists as YAML, with JSON's scalars, which YAML shares.
-
-    >>> print("\\n".join(_yaml({"tags": ["a", "b"], "of": [{"x": 1, "y": {"z": "Thai: ไทย"}}], "none": []})))
-    tags:
-      - "a"
-      - "b"
-    of:
-      - x: 1
-        y:
-          z: "Thai: ไทย"
-    none: []
-    """
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            nested = isinstance(part, Mapping | list) and part
-            yield f"{pad}{key}:" if nested else f"{pad}{key}: {json.dumps(part, ensure_ascii=False)}"
-            yield from _yaml(part, f"{pad}  ") if nested else ()
-    elif isinstance(value, list):
-        for part in value:
-            yield from (f"{pad}{'  ' if at else '- '}{line}" for at, line in enumerate(_yaml(part)))
-    else:
-        yield json.dumps(value, ensure_ascii=False)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
