@@ -209,7 +209,7 @@ static int32_t decode(const uint8_t **at, const uint8_t *end)
 static int ascii(Scanner *scanner, const uint8_t **from, const uint8_t *end)
 {
     const uint8_t *at = *from;
-    if ((scanner->run == EMOJI && end_run(scanner)) || reserve(&scanner->words, (size_t)(end - at) + 1))
+    if ((scanner->run == EMOJI && end_run(scanner)) || reserve(&scanner->words, (size_t)(end - at) / 2 + 2))
         return NO_MEMORY;
     uint32_t *to = scanner->words.at + scanner->words.size;
     unsigned open = scanner->run == WORD;
@@ -341,6 +341,11 @@ static int count_texts(const Text *texts, size_t count, Grams grams, Rows to, si
 
 /* --- weighing */
 
+static inline uint32_t column_of(Rows from, size_t at, size_t size, const int32_t *columns, size_t buckets)
+{
+    return at < size && (uint32_t)from.numbers[at] < buckets ? (uint32_t)columns[from.numbers[at]] : UINT32_MAX;
+}
+
 /* For buckets with counts, the columns of those that have one, and (1 + log(count)) * weight in rows of length 1.
  * Whether the starts rise within `size`. */
 static int weigh(Rows from, size_t count, size_t size, const int32_t *columns, size_t buckets, const float *weights,
@@ -358,8 +363,12 @@ static int weigh(Rows from, size_t count, size_t size, const int32_t *columns, s
         if (from.starts[0] || end < (int64_t)at || end > (int64_t)size)
             return 0;
         for (; at < (size_t)end; at++) {
-            const uint32_t bucket = (uint32_t)from.numbers[at];
-            const uint32_t column = bucket < buckets ? (uint32_t)columns[bucket] : UINT32_MAX;
+            const uint32_t column = column_of(from, at, size, columns, buckets);
+            const uint32_t soon = column_of(from, at + 16, size, columns, buckets);
+            if (soon < features) /* both tables are far larger than the nearest cache */
+                __builtin_prefetch(weights + soon);
+            if (at + 32 < size && (uint32_t)from.numbers[at + 32] < buckets)
+                __builtin_prefetch(columns + from.numbers[at + 32]);
             if (column >= features)
                 continue;
             const float times = from.values[at];
@@ -490,12 +499,13 @@ static PyObject *kernel_weigh(PyObject *Py_UNUSED(module), PyObject *arguments)
 /* Use a table: three buffers, which it keeps. */
 static PyObject *kernel_load(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    Py_buffer of[3]; /* never released: the table points into them */
+    Py_buffer of[3]; /* not released once they are used: the table points into them */
     if (!PyArg_ParseTuple(arguments, "y*y*y*", of, of + 1, of + 2))
         return NULL;
-    if (!load_table(of[0].buf, (size_t)of[0].len / 2, of[1].buf, (size_t)of[1].len / 2, of[2].buf, (size_t)of[2].len / 4))
-        return PyErr_Format(PyExc_ValueError, "this is no table of code points");
-    Py_RETURN_NONE;
+    if (load_table(of[0].buf, (size_t)of[0].len / 2, of[1].buf, (size_t)of[1].len / 2, of[2].buf, (size_t)of[2].len / 4))
+        Py_RETURN_NONE;
+    PyBuffer_Release(of), PyBuffer_Release(of + 1), PyBuffer_Release(of + 2);
+    return PyErr_Format(PyExc_ValueError, "this is no table of code points");
 }
 
 static PyMethodDef methods[] = {

@@ -106,7 +106,8 @@ def counted(texts: Texts, grams: Grams = Grams(), *, threads: int = 1) -> Counte
     """
     if (kernel := _kernel) is None:
         strings = [text or "" for text in texts.to_pylist()] if hasattr(texts, "to_pylist") else texts
-        return _joined(_reference().counted(strings[at : at + 1], grams, at) for at in range(len(strings)))
+        made: Counted = _reference().counted(strings, grams)
+        return made
 
     def of(batch: tuple[Any, Any, int, int]) -> Counted:
         texts, data, first, size = batch

@@ -78,10 +78,10 @@ def hashes(text: str, grams: Grams) -> list[int]:
     return found
 
 
-def counted(texts: Sequence[str], grams: Grams, first: int = 0) -> Counted:
-    """How often each bucket occurs in each text; DataError names one with a lone surrogate, counted from `first`."""
+def counted(texts: Sequence[str], grams: Grams) -> Counted:
+    """How often each bucket occurs in each text; DataError names one with a lone surrogate."""
     rows = []
-    for row, text in enumerate(texts, first):
+    for row, text in enumerate(texts):
         if any("\ud800" <= char <= "\udfff" for char in text):
             raise DataError(
                 f"text {row} holds a lone surrogate, half of a character; leave it out or mend its encoding"
