@@ -341,6 +341,8 @@ class SqlState:
         try:
             yield
         except OperationalError as err:
+            if "Could not decode" in str(err.orig):  # bytes that are no text: it was not written so
+                raise StoreError(f"the state database {self._place} was changed: {err.orig}") from err
             raise Unavailable(f"the state database {self._place} did not answer: {err.orig}") from err
         except DBAPIError as err:
             raise StoreError(f"the state database {self._place} refused: {err.orig}") from err
