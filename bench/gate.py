@@ -224,16 +224,17 @@ def _solve(rises: Callable[[float], float]) -> float:
 
 def measure(folder: Path, *, trials: int | None = None, others: Sequence[Callable[[], Row]] = ()) -> list[Row]:
     """The rows of the area `gate`, from the folder of real reviews; `others` measure what is no simulation."""
-    count = TRIALS if trials is None else trials
-    world = World(train_pool(folder))
-    return [
-        *_wrong_promotions(world, count),
-        *_true_gains(world, count),
-        *_hidden_losses(world, count // 2),
-        *_labels_needed(world, count),
-        _speed(world),
-        *(other() for other in others),
-    ]
+    found = list(simulate(World(train_pool(folder)), TRIALS if trials is None else trials))
+    return [*found, *(other() for other in others)]
+
+
+def simulate(world: World, trials: int) -> Iterator[Row]:
+    """The rows of all simulations, each as soon as it is there."""
+    yield from _wrong_promotions(world, trials)
+    yield from _true_gains(world, trials)
+    yield from _hidden_losses(world, trials // 2)
+    yield from _labels_needed(world, trials)
+    yield _speed(world)
 
 
 def _wrong_promotions(world: World, trials: int) -> Iterator[Row]:
