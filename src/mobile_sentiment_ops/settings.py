@@ -233,7 +233,10 @@ def resolve_settings(
             given[key] = (environment[variable], variable)
     for variable, text in environment.items():
         if variable.startswith("MSO_") and variable not in _RESERVED:
-            key = variable.removeprefix("MSO_").lower().replace("__", ".")
+            section, *own = variable.removeprefix("MSO_").split("__")
+            key = ".".join(
+                [section.lower(), *map(str.lower, own[:1]), *own[1:]]
+            )  # the user's own names keep their case
             given[key] = (from_text(key, text), variable)
     for key, value in (flags or {}).items():
         given[key] = (value, "flag")

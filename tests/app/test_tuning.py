@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -17,6 +19,8 @@ import pytest
 
 from mobile_sentiment_ops.app.train_model import silent
 from mobile_sentiment_ops.app.tuning import Tuned, save_parameters, tune, with_parameters
+from mobile_sentiment_ops.cli import main
+from mobile_sentiment_ops.data.dataset import Dataset
 from mobile_sentiment_ops.errors import SettingsError, StoreError
 from mobile_sentiment_ops.settings import resolve_settings
 
@@ -31,12 +35,29 @@ def frame(rows: int, seed: int) -> pl.DataFrame:
     return pl.DataFrame({"review_text": texts, "rating": 1 + 2 * given, "label": given})
 
 
+class Untouchable:
+    """What nobody may look at."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise AssertionError(f"the test rows were asked for {name}")
+
+
+def dataset(fingerprint: str = "f" * 64) -> Dataset:
+    """Rows to train on and to validate by; test rows that nobody may look at."""
+    return Dataset(frame(200, 1), frame(100, 2), cast(pl.DataFrame, Untouchable()), fingerprint, b"", "reviews")
+
+
 @pytest.fixture
 def search(tmp_path: Path) -> Callable[..., Tuned]:
-    """A search of `svc` on small data, kept in one file."""
-    usual: dict[str, Any] = {"dataset": "f" * 64, "today": {}, "seed": 3, "trials": None, "seconds": None}
+    """A search of `svc` on small data, kept in one file. Every test here shows that no test row is read."""
+    usual: dict[str, Any] = {"dataset": dataset(), "today": {}, "seed": 3, "trials": None, "seconds": None}
     usual |= {"file": tmp_path / "kept" / "tuning.db", "progress": silent}
-    return lambda **given: partial(tune, "svc", frame(200, 1), frame(100, 2), **{**usual, **given})()
+    return lambda **given: tune("svc", **{**usual, **given})
+
+
+def test_the_test_rows_of_these_tests_cannot_be_read() -> None:
+    with pytest.raises(AssertionError, match="asked for height"):
+        _ = dataset().test.height
 
 
 def without_time(found: Tuned) -> Tuned:
@@ -66,7 +87,7 @@ def test_a_search_in_two_calls_ends_as_one_in_one(search: Callable[..., Tuned], 
     assert (again.new_trials, again.parameters) == (0, whole.parameters)
 
 
-@pytest.mark.parametrize("other", [{"dataset": "0" * 64}, {"seed": 4}, {"today": {"loss": "logistic"}}])
+@pytest.mark.parametrize("other", [{"dataset": dataset("0" * 64)}, {"seed": 4}, {"today": {"loss": "logistic"}}])
 def test_another_question_is_another_search(search: Callable[..., Tuned], other: dict[str, Any]) -> None:
     search(trials=1)
     assert search(trials=1, **other).new_trials == 1
@@ -96,7 +117,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from tests.app.test_tuning import frame
+from tests.app.test_tuning import dataset
 from mobile_sentiment_ops.app import tuning
 judged = tuning.Objective.decisions
 count = 0
@@ -107,8 +128,8 @@ def decisions(self, parameters):
         os.kill(os.getpid(), signal.SIGKILL)
     return judged(self, parameters)
 tuning.Objective.decisions = decisions
-tuning.tune("svc", frame(200, 1), frame(100, 2), dataset="f" * 64, today={}, file=Path(sys.argv[1]), trials=9,
-            seconds=None, seed=3, progress=lambda *_: None)
+tuning.tune("svc", dataset(), today={}, file=Path(sys.argv[1]), trials=9, seconds=None, seed=3,
+            progress=lambda *_: None)
 """
 
 
@@ -174,5 +195,67 @@ def test_what_was_saved_are_settings(tmp_path: Path) -> None:
     save_parameters(file, {"nbsvm": {"C": 0.25, "characters": 4}})
     found = resolve_settings(environment={}, file=file).settings.training.parameters
     assert found == {"nbsvm": {"C": 0.25, "characters": 4}}
-    more = resolve_settings(environment={}, file=file, flags={"training.parameters.nbsvm.C": 0.5})
+    more = resolve_settings(environment={"MSO_TRAINING__PARAMETERS__nbsvm__C": "0.5"}, file=file)
     assert more.settings.training.parameters == {"nbsvm": {"C": 0.5, "characters": 4}}
+
+
+# --- the command
+
+
+@pytest.fixture
+def workspace(demo_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the demo workspace, and an empty folder to run commands in; MLflow is away."""
+    shutil.copytree(demo_workspace, tmp_path / "workspace")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {**os.environ, "MSO_MLFLOW__TRACKING_URI": "http://127.0.0.1:9"})
+    return tmp_path
+
+
+def test_what_mso_tune_saves_is_what_the_next_training_takes(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace / "mso.toml").write_text("format = 1\n[training]\nseed = 2  # ours\n")
+    assert main(["tune", "svc", "--trials", "12", "--save", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (tuned,) = told["tuned"]
+    assert (tuned["kind"], tuned["trials"]) == ("svc", 12)
+    settings = tomllib.loads((workspace / "mso.toml").read_text())["training"]
+    assert settings["seed"] == 2
+    if tuned["better"]:
+        assert settings["parameters"] == {"svc": tuned["parameters"]}
+        assert told["saved_to"] == "mso.toml"
+    else:
+        assert "parameters" not in settings
+    assert main(["tune", "svc", "--trials", "12"]) == 0
+    said = capsys.readouterr()
+    assert "svc" in said.out
+    assert "try 13" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tune", "stars"], "stars has no parameters to search"),
+        (["tune", "lstm"], "no kind of model named 'lstm'"),
+        (
+            ["--set", 'training.parameters={"svc": {"c": 1}}', "tune", "svc", "--trials", "1"],
+            "svc has no parameter 'c'",
+        ),
+        (
+            ["--set", "training.parameters.svc.C=much", "tune", "svc", "--trials", "1"],
+            "svc.C is 'much', expected float",
+        ),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_in_words(
+    workspace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(arguments) != 0
+    assert message in capsys.readouterr().err
+
+
+def test_the_cards_of_the_champion_are_printed(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "card", "champion"]) == 0
+    assert "pipeline_tag: text-classification" in capsys.readouterr().out
+    assert main(["models", "card", "champion", "--data"]) == 0
+    assert "It holds no text and no" in capsys.readouterr().out

@@ -17,8 +17,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import polars as pl
-
+from mobile_sentiment_ops import __version__
+from mobile_sentiment_ops.data.dataset import Dataset
 from mobile_sentiment_ops.disk import write_file
 from mobile_sentiment_ops.errors import SettingsError, StoreError
 from mobile_sentiment_ops.models.intervals import gain_interval, macro_f1_interval
@@ -60,10 +60,8 @@ class Tuned:
 
 def tune(
     kind: str,
-    train: pl.DataFrame,
-    validation: pl.DataFrame,
+    dataset: Dataset,
     *,
-    dataset: str,
     today: Parameters,
     file: Path,
     trials: int | None,
@@ -74,16 +72,15 @@ def tune(
     """The best parameters of `kind` known after the search that `file` keeps has gone on.
 
     It ends with `trials` finished tries in all or after so many `seconds`, whichever comes first; a try that
-    has begun is finished. `dataset` is the fingerprint of what both frames are from, `today` the parameters
-    that the settings have.
+    has begun is finished. `today` are the parameters that the settings have. Test rows are not looked at.
     """
     began = time.monotonic()
-    space, objective = space_of(kind), Objective(kind, train, validation, seed)
+    space, objective = space_of(kind), Objective(kind, dataset.train, dataset.validation, seed)
     used = kind_named(kind).with_parameters(today)
     now = {name: used.pop(name) for name in space}
     usual = objective.decisions(today)
     fixed = sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:8]
-    name = f"{kind}, dataset {dataset[:16]}, seed {seed}, space {SPACE_VERSION}, other parameters {fixed}"
+    name = f"{kind}, dataset {dataset.fingerprint[:16]}, seed {seed}, space {SPACE_VERSION}, {__version__} {fixed}"
     with _kept_study(file, name) as study:
         before = len(_finished(study))
         if not before and is_inside(now, space):
@@ -108,8 +105,8 @@ def tune(
         gain=gain,
         trials=found,
         new_trials=found - before,
-        train_rows=train.height,
-        validation_rows=validation.height,
+        train_rows=dataset.train.height,
+        validation_rows=dataset.validation.height,
         seconds=time.monotonic() - began,
     )
 
@@ -151,16 +148,17 @@ def _try_one(study: Study, objective: Objective, today: Parameters, seed: int) -
     """Choose parameters by what is known, judge them, and keep the score."""
     from optuna.samplers import TPESampler
 
-    study.sampler = TPESampler(seed=seed, n_startup_trials=STARTING_TRIALS)
+    study.sampler = TPESampler(seed=seed % 2**32, n_startup_trials=STARTING_TRIALS)
     trial = study.ask()
     asked = {name: _suggested(trial, name, values) for name, values in space_of(objective.kind).items()}
     study.tell(trial, objective.macro_f1(objective.decisions({**today, **asked})))
 
 
 def _suggested(trial: Trial, name: str, values: Range) -> int | float:
+    log = values.scale == "log"
     if isinstance(values.low, int) and isinstance(values.high, int):
-        return trial.suggest_int(name, values.low, values.high, log=values.log)
-    return _short(trial.suggest_float(name, values.low, values.high, log=values.log))
+        return trial.suggest_int(name, values.low, values.high, log=log)
+    return _short(trial.suggest_float(name, values.low, values.high, log=log))
 
 
 def _short(value: float) -> float:

@@ -37,7 +37,10 @@ class Session:
             if not found:
                 raise SettingsError(f"--set {pair}: expected KEY=VALUE, such as --set api.port=5002")
             self.flags[key] = text
-            os.environ[f"MSO_{key.upper().replace('.', '__')}"] = text
+            section, *own = key.split(".", 2)  # below these two, names are the user's and keep their case
+            os.environ["__".join([f"MSO_{section.upper()}", *map(str.upper, own[:1]), *own[1:]]).replace(".", "__")] = (
+                text
+            )
 
     def settings(self, **more: object) -> Resolved:
         """The settings of all layers; `more` are flags of the command, with __ for the dot."""

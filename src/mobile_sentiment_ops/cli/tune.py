@@ -60,9 +60,7 @@ def tune(
             endless = trials is not None and minutes is None
             one = tune(
                 name,
-                dataset.train,
-                dataset.validation,
-                dataset=dataset.fingerprint,
+                dataset,
                 today=training.parameters.get(name, {}),
                 file=platform.workspace / "tuning.db",
                 trials=trials,
@@ -78,14 +76,11 @@ def tune(
     if save and better:
         save_parameters(file, better)
     columns = ("kind", "tries", "new", "seconds", "macro-F1", "gain", "from", "to", "validation reviews")
-    rows = [
-        (
-            *(one.kind, one.trials, one.new_trials, f"{one.seconds:.0f}", f"{one.macro_f1.value:.4f}"),
-            *(f"{value:+.4f}" for value in (one.gain.value, one.gain.low, one.gain.high)),
-            one.validation_rows,
-        )
-        for one in found
-    ]
+    rows = []
+    for one in found:
+        gains = [f"{value:+.4f}" for value in (one.gain.value, one.gain.low, one.gain.high)]
+        score = f"{one.macro_f1.value:.4f}"
+        rows.append((one.kind, one.trials, one.new_trials, f"{one.seconds:.0f}", score, *gains, one.validation_rows))
     answer(as_json, {"tuned": found, "saved_to": file if save and better else None}, columns, rows)
     if not as_json:
         lines = [parameters_toml(kind, parameters) for kind, parameters in better.items()]

@@ -2,13 +2,14 @@
 
 A set is judged on validation rows alone: the scorer learns from the training rows, and calibration and
 decision offsets are fitted on the other folds of the validation rows, so that no row decides for itself.
-Raise SPACE_VERSION when a range changes: what was found in another space is not continued.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,48 +25,25 @@ from mobile_sentiment_ops.models.scorers import class_shares
 if TYPE_CHECKING:
     import polars as pl
 
-SPACE_VERSION = 1
 FOLDS = 5
 MOST_ROWS = 200_000
 """The newest training rows that a search learns from: what parameters do is told by these."""
 
 
 class Range(NamedTuple):
-    """A parameter from `low` to `high`, both included; whole numbers when both are. With `log` a factor
-    counts the same everywhere."""
+    """A parameter from `low` to `high`, both included; with `scale` "log" a factor counts the same everywhere."""
 
     low: float
     high: float
-    log: bool = False
+    scale: str = "linear"
 
 
 Space = Mapping[str, Range]
 
+_TABLE = tomllib.loads(files(__package__).joinpath("search.toml").read_text("utf-8"))
+SPACE_VERSION: int = _TABLE["version"]
 SPACES: Mapping[str, Space] = {
-    "lr": {"C": Range(0.2, 20.0, log=True), "word_run": Range(1, 3)},
-    "svc": {"C": Range(0.01, 2.0, log=True), "word_run": Range(1, 3)},
-    "nbsvm": {
-        "C": Range(0.01, 2.0, log=True),
-        "word_run": Range(1, 3),
-        "characters": Range(3, 5),
-        "character_weight": Range(0.1, 1.0),
-        "even": Range(0.1, 1.0),
-    },
-    "rf": {
-        "num_parallel_tree": Range(30, 120),
-        "words": Range(1_000, 8_000, log=True),
-        "subsample": Range(0.3, 1.0),
-        "colsample_bynode": Range(0.01, 0.2, log=True),
-        "max_leaves": Range(100, 1_200, log=True),
-    },
-    "xgb": {
-        "rounds": Range(50, 300),
-        "eta": Range(0.05, 0.5, log=True),
-        "words": Range(1_500, 12_000, log=True),
-        "subsample": Range(0.5, 1.0),
-        "colsample_bynode": Range(0.05, 1.0, log=True),
-        "max_depth": Range(4, 12),
-    },
+    kind: {name: Range(*values) for name, values in space.items()} for kind, space in _TABLE["spaces"].items()
 }
 
 
