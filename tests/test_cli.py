@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -212,11 +213,44 @@ def test_status_of_an_empty_folder_makes_nothing(mso: Mso, tmp_path: Path) -> No
 def test_what_is_empty_is_shown_as_empty(mso: Mso, reviews: Path) -> None:
     mso("ingest", reviews)
     assert mso("jobs", "--json").json == {"jobs": []}
-    assert mso("ledger", "--json").json == {"entries": []}
+    assert [entry["decision"]["action"] for entry in mso("ledger", "--json").json["entries"]] == ["ingest"]
+    assert mso("timeline", "--action", "promote", "--json").json == {"entries": []}
     assert mso("dataset", "list", "--json").json == {"datasets": []}
     assert mso("status", "--json").json["reviews"] == 2
     assert mso("quality", "--json").json["rows"] == 2
     assert mso("quality").out.startswith("2 current reviews\n")
+
+
+def test_a_person_is_told_why_the_champion_answers_and_that_nothing_was_changed(mso: Mso, demo_workspace: Path) -> None:
+    here = ("--set", f"storage.workspace={demo_workspace}")
+    told = mso(*here, "why", "champion").out
+    assert told.startswith("Version 1 is of the kind lr")
+    assert "gain in macro-F1" in told
+    assert mso(*here, "why", "1", "--json").json["story"]["serving"] is True
+    assert mso(*here, "why", "9").code == 5  # only MLflow could know it, and it is away
+    checked = mso(*here, "verify")
+    assert (checked.code, checked.err) == (0, "")
+    assert "not checked" in checked.out
+    assert mso(*here, "verify", "--json").json["whole"] is True
+    days = [mso(*here, "timeline", "--since", day, "--json").json["entries"] for day in ("2025-01-01", "2999-01-01")]
+    assert [entry["decision"]["action"] for entry in days[0]] == ["ingest", "train", "promote"]
+    assert days[1] == []
+    rebuilt = mso(*here, "models", "rebuild", "1")
+    assert (rebuilt.code, "equal to the last bit" in rebuilt.out) == (0, True)
+    assert mso(*here, "models", "diff", "1", "1", "--json").json["changed"] == []
+    assert "0 of " in mso(*here, "models", "diff", "1", "1", "--limit", "0").out
+    assert mso(*here, "rollback", "--reason", "x").err.startswith("error: version 1 is the first champion")
+
+
+def test_verify_ends_with_1_and_says_the_first_fault(mso: Mso, reviews: Path, tmp_path: Path) -> None:
+    mso("ingest", reviews)
+    anchors = tmp_path / "workspace" / "ledger.anchors"
+    anchors.write_text(f"mso ledger anchors, format 1\n1 {'0' * 64}\n")
+    checked = mso("verify")
+    assert checked.code == 1
+    assert re.search(
+        r"error: anchor file: entry 1 was written with the hash 000000000000 and has \w{12} now", checked.err
+    )
 
 
 def test_ctrl_c_ends_with_130() -> None:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -259,3 +260,49 @@ def test_a_promotion_reaches_a_running_server_without_a_failed_request(
     print(f"reached after {reached:.2f} s, {len(answers)} requests")
     assert reached < 5.0
     assert max(at for at, _, version in answers if version == "1") - changed < 5.0
+
+
+def test_a_rollback_reaches_a_running_server_within_five_seconds(
+    platform: Platform, promote: Callable[..., Champion], start_server: Callable[..., Server]
+) -> None:
+    promote(platform)
+    promote(platform, note="the second")
+    server = start_server()
+
+    def answering() -> str:
+        return str(server.client.post("/predict_json", json={"text": "Love it"}).json().get("model_version", ""))
+
+    assert answering() == "2"
+    given = [
+        f"--set={key}" for key in (f"storage.workspace={platform.workspace}", "mlflow.tracking_uri=http://127.0.0.1:9")
+    ]
+    command = [sys.executable, "-m", "mobile_sentiment_ops", *given, "rollback", "--reason", "complaints"]
+    command_line = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while answering() != "1":
+        time.sleep(0.02)
+    reached = datetime.now(UTC)
+    said, _ = command_line.communicate(timeout=60)
+    assert "version 1 (lr)" in said
+    decided = platform.state.ledger()[-1]
+    assert decided.decision.action == "rollback"
+    print(f"reached {(reached - decided.at).total_seconds():.2f} s after the decision")
+    assert (reached - decided.at).total_seconds() < 5.0
+
+
+def test_a_rollback_reaches_a_server_whose_last_champion_could_not_be_opened(
+    platform: Platform, promote: Callable[..., Champion], start_server: Callable[..., Server]
+) -> None:
+    promote(platform)
+    server = start_server()
+    lost = promote(platform, note="the second")
+    for file in (platform.workspace / "bundles" / lost.bundle_hash).rglob("*.*"):
+        file.write_bytes(b"")
+    time.sleep(2)
+    platform.models.rollback(actor="ann", reason="its files are lost")
+    changed = time.monotonic()
+    assert server.client.post("/predict_json", json={"text": "Love it"}).json()["model_version"] == "1"
+    third = promote(platform, note="the third")
+    while server.client.post("/predict_json", json={"text": "Love it"}).json()["model_version"] != third.version:
+        assert time.monotonic() - changed < 5.0
+        time.sleep(0.05)
+    print(f"followed again after {time.monotonic() - changed:.2f} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -98,7 +99,7 @@ def models_diff(
     """
     found = session_of(context).platform().audit.diff(before, after)
     if as_json:
-        answer(True, {"difference": found, "shown": limit}, (), ())
+        answer(True, replace(found, changed=found.changed[:limit]), (), ())
         return
     shown = [(name, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}") for name, (a, b) in found.figures.items()]
     answer(False, None, ("", f"version {before}", f"version {after}", "change"), shown)
