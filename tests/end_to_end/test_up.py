@@ -157,8 +157,10 @@ def test_the_first_up_trains_on_the_demo_world_serves_and_lets_the_other_kinds_c
     listed = used.answer("models", "list")
     assert sorted(version["kind"] for version in listed["versions"]) == ["lr", "rf", "xgb"]
     used.wait_for("training: done")
-    verdicts = [entry["decision"]["reason"] for entry in used.answer("ledger")["entries"]]
+    decided = [entry["decision"] for entry in used.answer("timeline")["entries"]]
+    verdicts = [decision["reason"] for decision in decided if decision["actor"] == "gate"]
     assert len(verdicts) == 3
+    assert [decision["action"] for decision in decided].count("train") == 3
     assert all(reason in used.said() for reason in verdicts)
     alias = f"{used.mlflow}/api/2.0/mlflow/registered-models/alias?name=MobileSentimentModel&alias=Production"
     assert httpx.get(alias).json()["model_version"]["version"] == listed["champion"]
@@ -172,7 +174,11 @@ def test_a_decision_of_a_person_reaches_the_running_server(used: Workplace) -> N
     used.wait_until(lambda: used.version() == other)
     assert used.run("rollback", "--reason", "it was worse").code == 0
     used.wait_until(lambda: used.version() == before)
-    assert [entry["decision"]["action"] for entry in used.answer("ledger")["entries"][-2:]] == ["promote", "rollback"]
+    decided = [entry["decision"]["action"] for entry in used.answer("ledger")["entries"][-2:]]
+    assert decided in (["override", "rollback"], ["promote", "rollback"])
+    checks = used.answer("verify")
+    assert checks["whole"], checks
+    assert all(check["passed"] for check in checks["checks"])
     assert "macro_f1" in used.answer("models", "show", before)["metrics"]
     assert used.run("models", "show", "99").code == 7
     assert used.run("promote", "99", "--reason", "x").code == 7
