@@ -30,7 +30,7 @@ from mobile_sentiment_ops.types import LABELS, Interval, Outcome, Verdict
 FIRST_MODEL_ROWS = 30
 """Fewest rows to judge the first model on; the interval is wide then, and still decides."""
 
-SURE, SUSPECT = 0.025, 0.1
+SURE, SUSPECT = 0.025, 0.2
 """The chance that any of the parts looks as much worse though none is: below it the candidate is refused, or waits."""
 
 POWER = 0.8
