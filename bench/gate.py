@@ -301,7 +301,7 @@ def _labels_needed(world: World, trials: int) -> Iterator[Row]:
             f"of {stated} numbers stated in {held} HOLDs on 2,000 to 3,000 test rows at a true gain of "
             f"{' to '.join(f'{gain:g}' for gain in sorted({gains[0], gains[-1]}))}; the gate counts for "
             f"{GATE.expected_gain:g} (gate.expected_gain) and says so; needed is what promotes {POWER:.0%} of such "
-            f"candidates by the whole verdict (at {GATE.expected_gain:g} about {(reach / GATE.expected_gain) ** 2:,.0f} "
+            f"candidates by the whole verdict (at that gain {(reach / GATE.expected_gain) ** 2:,.0f} "
             f"rows); counted by the observed gain it would be {by_observed / max(stated, 1):.2f}"
         )
         yield _share(f"labels_needed_within_1_5x{name}", near, stated, note)
