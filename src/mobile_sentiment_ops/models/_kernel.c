@@ -114,16 +114,19 @@ static const uint32_t START = 2, END = 3; /* around the characters of a token; b
 static int characters(Scanner *scanner, const uint32_t *points, size_t size)
 {
     const size_t shortest = (size_t)scanner->grams.shortest, longest = (size_t)scanner->grams.longest;
-    int failed = OK;
-    for (size_t first = 0; first < size + 2 && !failed; first++) {
+    if (size > SIZE_MAX / 128 || reserve(&scanner->hashes, (size + 2) * (longest - shortest + 1)))
+        return NO_MEMORY;
+    uint32_t *to = scanner->hashes.at + scanner->hashes.size;
+    for (size_t first = 0; first < size + 2; first++) {
         uint64_t hash = CHARACTERS_SEED;
         for (size_t at = first; at < size + 2 && at < first + longest; at++) {
             hash = step(hash, at == 0 ? START : at > size ? END : points[at - 1]);
             if (at - first + 1 >= shortest)
-                failed |= push(&scanner->hashes, finish(hash) | scanner->family);
+                *to++ = finish(hash) | scanner->family;
         }
     }
-    return failed;
+    scanner->hashes.size = (size_t)(to - scanner->hashes.at);
+    return OK;
 }
 
 /* A complete token; its code points are read only for characters and when traced. */
@@ -264,32 +267,34 @@ static void end_scanner(Scanner *scanner)
 
 /* --- counting */
 
-/* `from` by 6 bits of its numbers into `to`, otherwise in the same order. */
-static void distribute(const uint32_t *from, uint32_t *to, size_t size, int shift)
+/* `from` into `to` by so many of its bits from `shift` on, otherwise in the same order. */
+static inline void distribute(const uint32_t *from, uint32_t *to, size_t size, int shift, int bits)
 {
-    size_t starts[65] = {0};
+    size_t starts[257];
+    const uint32_t mask = (1u << bits) - 1;
+    memset(starts, 0, (mask + 2) * sizeof *starts);
     for (size_t i = 0; i < size; i++)
-        starts[(from[i] >> shift & 63) + 1]++;
-    for (int i = 1; i < 64; i++)
+        starts[(from[i] >> shift & mask) + 1]++;
+    for (uint32_t i = 1; i < mask; i++)
         starts[i] += starts[i - 1];
     for (size_t i = 0; i < size; i++)
-        to[starts[from[i] >> shift & 63]++] = from[i];
+        to[starts[from[i] >> shift & mask]++] = from[i];
 }
 
-/* Where the numbers, all of their 32 bits, are in rising order: here, or in `spare` of the same size. Few are put near
- * their place by their first bits and moved there; many are distributed by all, so that none can make it slow. */
-static uint32_t *sorted(uint32_t *numbers, uint32_t *spare, size_t size)
+/* Where the numbers are in the order of their bits from `shift` on: here, or in `spare` of the same size. Few are put
+ * near their place by their first bits and moved there; many are distributed by all, so that none can make it slow. */
+static uint32_t *sorted(uint32_t *numbers, uint32_t *spare, size_t size, int shift)
 {
-    if (size > 256) {
-        for (int shift = 0; shift < 32; shift += 6) {
+    if (size > 128) {
+        for (; shift < 32; shift += 8) {
             uint32_t *from = numbers;
-            distribute(from, spare, size, shift);
+            distribute(from, spare, size, shift, 8);
             numbers = spare, spare = from;
         }
         return numbers;
     }
     if (size > 8) {
-        distribute(numbers, spare, size, 26);
+        distribute(numbers, spare, size, 26, 6);
         numbers = spare;
     }
     for (size_t i = 1; i < size; i++) {
@@ -326,7 +331,7 @@ static int count_texts(const Text *texts, size_t count, Grams grams, Rows to, si
         const size_t size = scanner.hashes.size;
         if (failed || (failed = reserve(&spare, size)) || size > room - filled)
             break;
-        const uint32_t *hashes = sorted(scanner.hashes.at, spare.at, size);
+        const uint32_t *hashes = sorted(scanner.hashes.at, spare.at, size, shift);
         for (size_t i = 0, next; i < size; i = next) {
             for (next = i + 1; next < size && hashes[next] >> shift == hashes[i] >> shift;)
                 next++;
