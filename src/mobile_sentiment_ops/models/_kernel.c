@@ -275,7 +275,7 @@ static inline void distribute(const uint32_t *from, uint32_t *to, size_t size, i
     memset(starts, 0, (mask + 2) * sizeof *starts);
     for (size_t i = 0; i < size; i++)
         starts[(from[i] >> shift & mask) + 1]++;
-    for (uint32_t i = 1; i < mask; i++)
+    for (uint32_t i = 1; i <= mask; i++)
         starts[i] += starts[i - 1];
     for (size_t i = 0; i < size; i++)
         to[starts[from[i] >> shift & mask]++] = from[i];
