@@ -97,12 +97,12 @@ def test_a_file_of_ones_own_adds_tests_and_replaces_those_of_the_same_name(tmp_p
         (('label = "Positive"\n', ""), "test.0: value error, a label is what direction and minimum ask for"),
         (('["{word} battery", "not {word} battery"]', '["flat battery"]'), "a text to compare with is missing"),
         (("min_pass = 0.9", "min_pass = 9"), "test.0.min_pass: input should be less than or equal to 1"),
-        (("[[test]]", "[[test"), "is no TOML"),
+        (("[[test]]", "[[test"), "cannot be read as TOML"),
     ],
 )
 def test_a_wrong_file_is_refused_by_what_is_wrong(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     (tmp_path / "own.toml").write_text(OWN.replace(*change))
     with pytest.raises(SettingsError, match=f"gate.behaviour_file: .*own.toml.*{message}"):
         load_suite(str(tmp_path / "own.toml"))
-    with pytest.raises(SettingsError, match=r"there\.toml cannot be read"):
+    with pytest.raises(SettingsError, match=r"there\.toml cannot be read as TOML"):
         load_suite(str(tmp_path / "there.toml"))

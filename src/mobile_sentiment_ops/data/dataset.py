@@ -147,8 +147,8 @@ def build_dataset(
             f"{MIN_ROWS}; take in more with `mso ingest`, with a rating or a sentiment each"
         )
     fewest = min(min_test_rows, rows.height // 2)
-    if (kept := _kept_rows(rows, before, not_before)) is not None and kept.newer < fewest:
-        earlier, test = rows[: kept.begin], rows.filter("judged")
+    if (kept := _kept_rows(rows, before, not_before)) is not None and kept[1] < fewest:
+        earlier, test = rows[: kept[0]], rows.filter("judged")
     else:
         begin = _begin(rows["submitted_at"], max(test_share, fewest / rows.height))
         if not_before is not None:
@@ -165,26 +165,18 @@ def build_dataset(
     return replace(_dataset(parts, source), repeats=known.height - rows.height)
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """Where rows that judged before begin among all rows, and how many rows have come that are newer than they."""
-
-    begin: int
-    newer: int
-
-
-def _kept_rows(rows: pl.DataFrame, before: pl.DataFrame, not_before: datetime | None) -> _Kept | None:
-    """None when no row judged before, or when the champion may have learned from some of them."""
+def _kept_rows(rows: pl.DataFrame, before: pl.DataFrame, not_before: datetime | None) -> tuple[int, int] | None:
+    """Where rows that judged before begin among all rows, and how many have come that are newer than they; None
+    when no row judged before, or when the champion may have learned from some of them."""
     at = np.flatnonzero(rows["judged"].to_numpy())
     if not at.size:
         return None
-    times = rows["submitted_at"]
-    first, last = times[int(at[0])], times[int(at[-1])]
+    first, last = (rows["submitted_at"][int(row)] for row in at[[0, -1]])
     if not_before is not None and (first is None or first < not_before):
         return None
     came = ~pl.col("review_id").is_in(before["review_id"].implode())
     newer = came if last is None else came & (pl.col("submitted_at") > last)
-    return _Kept(int(at[0]), rows.filter(newer).height)
+    return int(at[0]), rows.filter(newer).height
 
 
 def _draw(review_id: str, seed: int) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -87,47 +87,40 @@ class _File(BaseModel):
 
 def load_suite(own: str = "") -> Suite:
     """The package's tests and those of a file of one's own; SettingsError says what is wrong with it."""
-    tests = {test.name: test for test in _read(files(__package__).joinpath("behaviour.toml").read_text("utf-8"), "")}
+    tests = {test.name: test for test in _read(files(__package__).joinpath("behaviour.toml").read_text("utf-8"))}
     if own:
         try:
-            text = Path(own).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as err:
-            raise SettingsError(f"gate.behaviour_file: {own} cannot be read ({err}); expected a TOML file") from err
-        tests |= {test.name: test for test in _read(text, own)}
+            tests |= {test.name: test for test in _read(Path(own).read_text("utf-8"))}
+        except ValidationError as err:
+            fault = err.errors()[0]
+            wrong = f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}; docs/gate.md shows a test"
+            raise SettingsError(f"gate.behaviour_file: {own}: {wrong}") from err
+        except (OSError, ValueError) as err:
+            raise SettingsError(f"gate.behaviour_file: {own} cannot be read as TOML: {err}") from err
     return tuple(tests.values())
 
 
-def _read(text: str, file: str) -> Iterable[BehaviourTest]:
-    try:
-        return _File.model_validate(tomllib.loads(text)).test
-    except tomllib.TOMLDecodeError as err:
-        raise SettingsError(f"gate.behaviour_file: {file} is no TOML: {err}") from err
-    except ValidationError as err:
-        fault = err.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise SettingsError(
-            f"gate.behaviour_file: {file}: {place}: {fault['msg'].lower()}; docs/gate.md shows a test"
-        ) from err
+def _read(text: str) -> Suite:
+    return _File.model_validate(tomllib.loads(text)).test
 
 
 def pass_shares(model: SentimentModel, suite: Suite) -> Mapping[str, float]:
     """The share of its cases that a model passes, by test; a case is a text or a variant of one."""
     groups = {test.name: test.groups() for test in suite}
     texts = sorted({text for cases in groups.values() for text in itertools.chain(*cases)})
-    if not texts:
-        return {}
     place = {text: at for at, text in enumerate(texts)}
-    probabilities = model.probabilities(texts)
+    probabilities = model.probabilities(texts or ("",))
     decided = model.decide(probabilities)
     shares = {}
     for test in suite:
         at = [[place[text] for text in group] for group in groups[test.name]]
+        label = LABELS.index(test.label) if test.label else None
         if test.kind == "minimum":
-            passed = [decided[row] == LABELS.index(Label(test.label or "")) for group in at for row in group]
+            passed = [decided[row] == label for group in at for row in group]
         elif test.kind == "invariance":
             passed = [decided[row] == decided[group[0]] for group in at for row in group[1:]]
         else:
-            wanted = probabilities[:, LABELS.index(Label(test.label or ""))]
+            wanted = probabilities[:, label]
             passed = [wanted[row] >= wanted[group[0]] + test.by for group in at for row in group[1:]]
         shares[test.name] = float(np.mean(passed))
     return shares

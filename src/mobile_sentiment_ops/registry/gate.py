@@ -84,9 +84,7 @@ def compare(
     if champion is None:
         needed = min(needed, FIRST_MODEL_ROWS)
     if unjudgeable := _unjudgeable(labels, candidate, needed, level):
-        outcome, reason = unjudgeable
-        measured = {"test_rows": float(len(labels))}
-        return _verdict(candidate, champion, measured, gate, outcome, (reason,))
+        return _verdict(candidate, champion, {"test_rows": float(len(labels))}, gate, [unjudgeable])
     dealt = np.random.default_rng(seed).permutation(candidate.decisions)
     rival = dealt if champion is None else champion.decisions
     intervals = paired_intervals(
@@ -95,7 +93,7 @@ def compare(
     measured = _measured(labels, candidate.decisions, rival, intervals) | {"level": level}
     gain = intervals[2]
     if champion is None:
-        return _verdict(candidate, None, measured, gate, *_chance_beaten(gain, gate))
+        return _verdict(candidate, None, measured, gate, [_on_interval(gain, gate)])
     losses = part_losses(labels, candidate.decisions, rival, parts)
     measured |= {f"loss_{loss.name.replace(' ', '_', 1)}": loss.loss for loss in losses}
     floors = behaviour_floors or {}
@@ -103,18 +101,14 @@ def compare(
         measured[f"{name}_ece"] = reliability(labels, model.probabilities, model.decisions).ece
         measured |= {f"{name}_cpu_us_per_review": model.cpu_us_per_review, f"{name}_mb": model.model_mb}
         measured |= {f"{name}_behaviour_{test}": share for test, share in model.behaviour.items()}
-    brings = _brings(candidate, champion, floors)
     findings = [
-        *_on_gain(gain, len(labels), gate, level, brings, measured),
+        _on_gain(gain, gate, level, _brings(candidate, champion, floors), measured),
         *_on_answers(measured, gate),
         *_on_parts(losses, gate),
         *_on_budgets(measured, gate),
         *_on_behaviour(candidate, champion, floors, gate),
     ]
-    outcome = next(one for one in (Outcome.REJECT, Outcome.HOLD, Outcome.PROMOTE) if one in dict(findings))
-    order = sorted(findings, key=lambda finding: finding[0] is not outcome)
-    told = [reason for found, reason in order if found is not Outcome.PROMOTE or found is outcome]
-    return _verdict(candidate, champion, measured, gate, outcome, tuple(told))
+    return _verdict(candidate, champion, measured, gate, findings)
 
 
 def _unjudgeable(labels: Indices, candidate: Answers, needed: int, level: float) -> Finding | None:
@@ -153,42 +147,33 @@ def _measured(
     }
 
 
-def _found(gain: Interval, gate: Gate) -> tuple[str, str]:
-    """What was found and what was asked for, in words."""
+def _on_interval(gain: Interval, gate: Gate) -> Finding:
+    found = f"The gain of {gain.value:+.3f} lies between {gain.low:+.3f} and {gain.high:+.3f}"
     asked = f"the {gate.min_gain:+.3f} asked for (gate.min_gain)" if gate.min_gain else "zero"
-    return f"The gain of {gain.value:+.3f} lies between {gain.low:+.3f} and {gain.high:+.3f}", asked
-
-
-def _chance_beaten(gain: Interval, gate: Gate) -> tuple[Outcome, tuple[str]]:
-    found, asked = _found(gain, gate)
     if gain.low > gate.min_gain:
-        return Outcome.PROMOTE, (f"{found}, all of it above {asked}.",)
+        return Outcome.PROMOTE, f"{found}, all of it above {asked}."
     if gain.high < gate.min_gain:
-        return Outcome.REJECT, (f"{found}, all of it below {asked}.",)
-    return Outcome.HOLD, (f"{found}, which is not sure to be above {asked}.",)
+        return Outcome.REJECT, f"{found}, all of it below {asked}."
+    return Outcome.HOLD, f"{found}, which is not sure to be above {asked}."
 
 
-def _on_gain(
-    gain: Interval, rows: int, gate: Gate, level: float, brings: str | None, measured: dict[str, float]
-) -> Iterator[Finding]:
-    outcome, (reason,) = _chance_beaten(gain, gate)
-    if outcome is Outcome.HOLD and brings and gain.low > -gate.margin:
+def _on_gain(gain: Interval, gate: Gate, level: float, brings: str | None, measured: dict[str, float]) -> Finding:
+    """What the interval says; on a HOLD also what would decide, added to `measured` too."""
+    outcome, reason = _on_interval(gain, gate)
+    if outcome is not Outcome.HOLD:
+        return outcome, reason
+    if brings and gain.low > -gate.margin:
+        reason += f" It {brings}, and is not worse by {gate.margin:g} (gate.margin)"
         if gate.equal_may_replace:
-            yield Outcome.PROMOTE, f"{reason} It is not worse by {gate.margin:g} (gate.margin), and it {brings}."
-            return
-        reason = f"{reason} It {brings}, and is not worse by {gate.margin:g}: gate.equal_may_replace would promote it."
-    if outcome is Outcome.HOLD:
-        error = (gain.high - gain.low) / (2 * NORMAL.inv_cdf(1 - level))
-        more = labels_needed(gain.value - gate.min_gain, error, rows, gate=gate)
-        if more is None:
-            reason += " More labelled reviews are not expected to change that."
-        else:
-            measured["labels_needed"] = float(more)
-            reason += (
-                f" It needs about {_rounded(more):,} more labelled reviews to decide, if it is better by "
-                f"{gate.expected_gain:g} (gate.expected_gain)."
-            )
-    yield outcome, reason
+            return Outcome.PROMOTE, f"{reason}."
+        reason += ": gate.equal_may_replace would promote it."
+    error = (gain.high - gain.low) / (2 * NORMAL.inv_cdf(1 - level))
+    more = labels_needed(gain.value - gate.min_gain, error, int(measured["test_rows"]), gate=gate)
+    if more is None:
+        return outcome, f"{reason} More labelled reviews are not expected to change that."
+    measured["labels_needed"] = float(more)
+    told = f"It needs about {_rounded(more):,} more labelled reviews to decide"
+    return outcome, f"{reason} {told}, if it is better by {gate.expected_gain:g} (gate.expected_gain)."
 
 
 def labels_needed(gain: float, error: float, rows: int, *, gate: Gate) -> int | None:
@@ -220,13 +205,10 @@ def _rounded(count: int) -> int:
 def _on_answers(measured: Mapping[str, float], gate: Gate) -> Iterator[Finding]:
     lost = (measured["spoiled_rows"] - measured["mended_rows"]) / measured["test_rows"]
     if lost > gate.margin and measured["mcnemar_p"] < 1 - gate.confidence:
+        found = f"{lost:.1%} of all, beyond {gate.margin:.1%} (gate.margin), McNemar's p {measured['mcnemar_p']:.2g}"
         yield (
             Outcome.HOLD,
-            (
-                f"It spoils more answers than it mends: {lost:.1%} of all, beyond {gate.margin:.1%} (gate.margin) and "
-                f"not by chance (McNemar's p is {measured['mcnemar_p']:.2g}); whether macro-F1 is worth that is for a "
-                f"person to say."
-            ),
+            f"It spoils more answers than it mends: {found}; a person may say that macro-F1 is worth it.",
         )
 
 
@@ -248,11 +230,13 @@ def _on_budgets(measured: Mapping[str, float], gate: Gate) -> Iterator[Finding]:
     ece, allowed = measured["candidate_ece"], max(gate.max_ece, measured["champion_ece"] + gate.max_ece_rise)
     if ece > allowed:
         yield Outcome.REJECT, f"Its confidence is off by {ece:.3f} (ECE), {allowed:.3f} is allowed (gate.max_ece)."
-    spent = (("cpu_us_per_review", "us of CPU a review", gate.max_us_per_review), ("mb", "MB", gate.max_model_mb))
-    for name, unit, most in spent:
-        if (found := measured[f"candidate_{name}"]) > most:
-            setting = "max_model_mb" if name == "mb" else "max_us_per_review"
-            yield Outcome.REJECT, f"It takes {found:,.1f} {unit}, {most:,g} are allowed (gate.{setting})."
+    if (found := measured["candidate_cpu_us_per_review"]) > (most := gate.max_us_per_review):
+        yield (
+            Outcome.REJECT,
+            f"It takes {found:,.1f} us of CPU a review, {most:,g} are allowed (gate.max_us_per_review).",
+        )
+    if (found := measured["candidate_mb"]) > (most := gate.max_model_mb):
+        yield Outcome.REJECT, f"It takes {found:,.1f} MB, {most:,g} are allowed (gate.max_model_mb)."
 
 
 def _on_behaviour(candidate: Answers, champion: Answers, floors: Mapping[str, float], gate: Gate) -> Iterator[Finding]:
@@ -261,13 +245,8 @@ def _on_behaviour(candidate: Answers, champion: Answers, floors: Mapping[str, fl
         found, before = candidate.behaviour[test], champion.behaviour[test]
         asked = max(before - gate.max_behaviour_loss, min(floor, before))
         if found < asked:
-            yield (
-                Outcome.REJECT,
-                (
-                    f"It passes {found:.0%} of the behaviour test {test!r}, the champion {before:.0%}; {asked:.0%} is "
-                    f"asked for (gate.max_behaviour_loss, and the test's floor of {floor:.0%})."
-                ),
-            )
+            told = f"It passes {found:.0%} of the behaviour test {test!r}, the champion {before:.0%}"
+            yield Outcome.REJECT, f"{told}; {asked:.0%} is asked for (its floor {floor:.0%}, gate.max_behaviour_loss)."
 
 
 def _brings(candidate: Answers, champion: Answers, floors: Mapping[str, float]) -> str | None:
@@ -287,15 +266,15 @@ def _verdict(
     champion: Answers | None,
     measured: Mapping[str, float],
     gate: Gate,
-    outcome: Outcome,
-    reasons: tuple[str, ...],
+    findings: Sequence[Finding],
 ) -> Verdict:
-    """The value, with the paragraph for a person who decides about the product."""
+    """The gravest finding decides and is told first; with the paragraph for a person who decides about the product."""
+    outcome = next(one for one in (Outcome.REJECT, Outcome.HOLD, Outcome.PROMOTE) if one in dict(findings))
+    graver_first = sorted(findings, key=lambda finding: finding[0] is not outcome)
+    reasons = tuple(reason for found, reason in graver_first if found in (outcome, Outcome.HOLD))
     rival = champion.name if champion else "the same answers dealt by chance"
     head = {
-        Outcome.PROMOTE: f"{candidate.name} replaces {rival}."
-        if champion
-        else f"{candidate.name} is the first to answer.",
+        Outcome.PROMOTE: f"{candidate.name} {f'replaces {rival}' if champion else 'is the first to answer'}.",
         Outcome.HOLD: f"{candidate.name} is not shown to be better than {rival}.",
         Outcome.REJECT: f"{candidate.name} is refused.",
     }[outcome]
