@@ -375,7 +375,7 @@ def test_every_changed_column_of_the_champion_is_found(kept: Kept) -> None:
 
 def test_a_changed_bundle_alias_or_tag_is_found(kept: Kept) -> None:
     kept.ports.registry.set_aliases({"champion": "1"})
-    assert kept.fault() == "aliases"
+    assert kept.fault() == "MLflow's aliases"
     kept.ports.registry.set_aliases({"champion": "3"})
     tags = kept.ports.registry.versions()[-1].tags
     kept.ports.registry.attach("1", {"ledger.10": "0" * 64})
@@ -390,7 +390,7 @@ def test_a_changed_bundle_alias_or_tag_is_found(kept: Kept) -> None:
 def test_what_cannot_be_reached_is_not_checked_and_no_fault(kept: Kept) -> None:
     kept.ports.registry.away = True
     checks = {check.what: check.passed for check in kept.audit.verify()}
-    assert checks.pop("MLflow's tags and aliases") is None
+    assert checks.pop("MLflow") is None
     assert set(checks.values()) == {True}
 
 

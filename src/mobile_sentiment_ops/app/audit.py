@@ -15,10 +15,11 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 
 import numpy as np
+import polars as pl
 
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.model_files import open_bundle
-from mobile_sentiment_ops.data.dataset import Rebuilt, read_manifest
+from mobile_sentiment_ops.data.dataset import read_manifest
 from mobile_sentiment_ops.errors import MsoError, NoModel, NotFound, StoreError, Unavailable
 from mobile_sentiment_ops.models.evaluation import evaluate
 from mobile_sentiment_ops.models.training import train
@@ -27,6 +28,8 @@ from mobile_sentiment_ops.registry.bundle import Bundle, unpack_bundle
 from mobile_sentiment_ops.registry.ledger import CHANGES, LEDGER_TAG, Anchor, first_broken, unanchored
 from mobile_sentiment_ops.registry.story import Story
 from mobile_sentiment_ops.types import LABELS, Champion, LedgerEntry
+
+TAG = re.compile(re.escape(LEDGER_TAG) + r"\d+")
 
 ENVIRONMENT = ("package_version", "git_revision", "lock_hash", "python", "environment_hash")
 """What of a card's provenance is compared with that of now."""
@@ -152,14 +155,19 @@ class AuditHandler:
             if first != second
         ]
         outcomes = [one.outcome for one in changed]
-        ids = read_manifest(old.manifest).rows
-        learned = set(ids.filter(ids["split"] != "test")["review_id"])
+        learned, judged = (
+            set(kept.rows.filter(part)["review_id"])
+            for kept, part in (
+                (read_manifest(old.manifest), pl.col("split") != "test"),
+                (read_manifest(new.manifest), pl.col("split") == "test"),
+            )
+        )
         return Difference(
             before,
             after,
             len(texts),
-            _missing_in(rebuilt, new, "test"),
-            len(learned & set(test["review_id"])),
+            len(judged.intersection(rebuilt.missing)),
+            len(learned.intersection(test["review_id"])),
             {name: (value, figures[1][name]) for name, value in figures[0].items()},
             {name: outcomes.count(name) for name in ("fixed", "broken", "neither")},
             changed,
@@ -196,18 +204,13 @@ class AuditHandler:
         before, after = (model.probabilities(texts, ratings) for model in (bundle.model, again))
         answers = int((bundle.model.decide(before) != again.decide(after)).sum())
         largest = float(np.abs(before - after).max()) if rows else 0.0
-        return Repeat(version, before.tobytes() == after.tobytes(), rows, largest, answers, differences, (), ())
+        equal = before.tobytes() == after.tobytes() and not answers
+        return Repeat(version, equal, rows, largest, answers, differences, (), ())
 
     def _open(self, version: str) -> tuple[str, Bundle]:
         """The hash and the bundle of a version: as the champion row and the ledger name it, else the registry."""
         champion = self._state.champion()
-        named = {
-            entry.decision.subject: str(entry.decision.figures["bundle"])
-            for entry in self._state.ledger()
-            if "bundle" in entry.decision.figures
-        }
-        if champion is not None:
-            named |= {champion.version: champion.bundle_hash}
+        named = _bundles_of(self._state.ledger()) | ({champion.version: champion.bundle_hash} if champion else {})
         if version not in named:
             named = {one.version: one.bundle_hash for one in self._registry.versions()}
         if version not in named:
@@ -219,19 +222,17 @@ class AuditHandler:
 
     def verify(self) -> list[Check]:
         """Every check, whether it passed, and what was found; again when a decision came in between."""
-        try:
-            entries, checks = self._state.ledger(), list[Check]()
-            while not checks or (any(check.passed is False for check in checks) and self._later(entries)):
+        while True:
+            try:
                 entries = self._state.ledger()
-                checks = list(self._checks(entries))
-        except Unavailable:
-            raise
-        except StoreError as err:
-            return [Check("ledger", False, str(err))]
-        return checks
-
-    def _later(self, entries: Sequence[LedgerEntry]) -> bool:
-        return bool(entries and self._state.ledger(after=entries[-1].seq))
+            except StoreError as err:
+                if isinstance(err, Unavailable):
+                    raise
+                return [Check("ledger", False, str(err))]
+            checks = list(self._checks(entries))
+            last = max((entry.seq for entry in entries), default=0)
+            if all(check.passed is not False for check in checks) or not self._state.ledger(after=last):
+                return checks
 
     def _checks(self, entries: Sequence[LedgerEntry]) -> Iterator[Check]:
         broken = first_broken(entries)
@@ -256,35 +257,33 @@ class AuditHandler:
                 faults.append(str(err))
         yield Check("bundles", not faults, faults[0] if faults else f"{len(there)} whole on this disk")
         yield _checked("bundles' heads", lambda: _anchored(entries, sorted(heads), "written into bundles"))
-        named = {str(entry.decision.figures["bundle"]) for entry in entries if "bundle" in entry.decision.figures}
-        if away := sorted(named - set(there)):
+        if away := set(_bundles_of(entries).values()).difference(there):
             yield Check("bundles elsewhere", None, f"{len(away)} named in the ledger and not on this disk")
 
     def _registry_checks(self, entries: Sequence[LedgerEntry]) -> Iterator[Check]:
         try:
             versions, aliases = self._registry.versions(), self._registry.aliases()
             champion = self._state.champion()
-        except Unavailable as err:
-            yield Check("MLflow's tags and aliases", None, str(err))
-            return
         except StoreError as err:
-            yield Check("MLflow's tags and aliases", False, str(err))
+            yield Check("MLflow", None if isinstance(err, Unavailable) else False, str(err))
             return
         found, expected = aliases.get("champion"), champion.version if champion else None
-        yield Check("aliases", found == expected, f"MLflow's champion is {found}, the state database's {expected}")
-        tags = [
-            tag for one in versions for tag in one.tags.items() if re.fullmatch(rf"{re.escape(LEDGER_TAG)}\d+", tag[0])
-        ]
-        anchors = [(int(name.removeprefix(LEDGER_TAG)), kept) for name, kept in tags]
-        yield _checked("MLflow's tags", lambda: _anchored(entries, sorted(anchors), "in MLflow's tags"))
+        said = f"MLflow's champion is {found}, the state database's {expected}"
+        said += "" if found == expected else "; `mso up` and every retrain put it right"
+        yield Check("MLflow's aliases", found == expected, said)
+        tags = [tag for one in versions for tag in one.tags.items() if re.fullmatch(TAG, tag[0])]
+        anchors = sorted((int(name.removeprefix(LEDGER_TAG)), kept) for name, kept in tags)
+        yield _checked("MLflow's tags", lambda: _anchored(entries, anchors, "in MLflow's tags"))
         hashes = {one.version: one.bundle_hash for one in versions}
-        for entry in entries:
-            subject, kept = entry.decision.subject, entry.decision.figures.get("bundle")
-            if kept is not None and subject in hashes and hashes[subject] != kept:
-                said = f"version {subject} has the bundle {hashes[subject][:12]} there, {str(kept)[:12]} in the ledger"
-                yield Check("MLflow's versions", False, said)
-                return
-        yield Check("MLflow's versions", True, f"{len(versions)} with the bundles that the ledger names")
+        others = [name for name, kept in _bundles_of(entries).items() if hashes.get(name, kept) != kept]
+        said = f"version {others[0]} has another bundle there than in the ledger" if others else ""
+        yield Check("MLflow's versions", not others, said or f"{len(versions)} with the bundles that the ledger names")
+
+
+def _bundles_of(entries: Iterable[LedgerEntry]) -> dict[str, str]:
+    """The hash of each version's bundle, as far as the ledger names it."""
+    decisions = [entry.decision for entry in entries if "bundle" in entry.decision.figures]
+    return {decision.subject: str(decision.figures["bundle"]) for decision in decisions}
 
 
 def _checked(what: str, check: Callable[[], tuple[bool | None, str]]) -> Check:
@@ -325,8 +324,3 @@ def _champion_fault(entries: Sequence[LedgerEntry], champion: Champion | None) -
         if found != told:
             return False, f"{part.name} of the champion is {found!r}, entry {last.seq} of the ledger says {told!r}"
     return True, f"version {champion.version}, as entry {last.seq} says"
-
-
-def _missing_in(rebuilt: Rebuilt, bundle: Bundle, part: str) -> int:
-    rows = read_manifest(bundle.manifest).rows
-    return len(set(rows.filter(rows["split"] == part)["review_id"]) & set(rebuilt.missing))
