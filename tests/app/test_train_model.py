@@ -112,7 +112,8 @@ class World:
     def actions(self) -> list[tuple[str, str]]:
         entries = self.ports.state.ledger()
         assert first_broken(entries) is None
-        return [(entry.decision.action, entry.decision.subject) for entry in entries]
+        made = [(entry.decision.action, entry.decision.subject) for entry in entries]
+        return [(action, subject) for action, subject in made if action != "train"]
 
 
 def new_world(ports: MemoryPorts) -> World:
@@ -324,6 +325,35 @@ def test_what_an_interrupted_first_run_left_is_known(world: World, trained: list
     assert models.missing_kinds() == ("rf", "xgb")
     world.ports.registry.record(replace(trained[0], kind="rf"))
     assert models.missing_kinds() == ("xgb",)
+
+
+# --- test rows are spent
+
+
+def test_the_same_test_rows_judge_three_rounds_and_each_spends_a_part_of_the_chance(world: World) -> None:
+    models = world.handler()
+    models.train_startup_model()
+    verdicts = [models.retrain(kinds=["lr", "lr"]) for _ in range(4)]
+    tests = [entry.decision.figures["test"] for entry in world.ports.state.ledger() if "test" in entry.decision.figures]
+    assert len({test["fingerprint"] for test in tests}) == 1  # type: ignore[index]
+    assert [test["round"] for test in tests] == [1, 1, 2, 2, 3, 3, 4, 4]  # type: ignore[index]
+    levels = [round(float(test["level"]), 6) for test in tests]  # type: ignore[index]
+    assert levels == pytest.approx([0.0075, 0.0075, 0.003125, 0.003125, 0.001875, 0.001875, 0, 0])
+    assert sum(levels) == pytest.approx(0.025)
+    assert [verdict.outcome for verdict in verdicts[-1]] == [Outcome.HOLD, Outcome.HOLD]
+    assert "about 40 labelled reviews newer than them are needed" in verdicts[-1][0].summary
+
+
+def test_newer_reviews_judge_anew_with_the_whole_chance(world: World) -> None:
+    models = world.handler()
+    models.train_startup_model()
+    models.retrain()
+    grow_new_words(world)
+    models.retrain()
+    entries = world.ports.state.ledger()
+    before, after = [entry.decision.figures["test"] for entry in entries if "test" in entry.decision.figures][-2:]
+    assert before["fingerprint"] != after["fingerprint"]  # type: ignore[index]
+    assert (after["round"], after["level"]) == (1, pytest.approx(0.015))  # type: ignore[index]
 
 
 # --- jobs
@@ -562,8 +592,17 @@ def test_a_person_may_overrule_the_gate_with_a_reason(world: World, two_versions
     assert (champion.actor, champion.reason) == ("ann", "known from the pilot")
     assert world.ports.registry.aliases() == {"champion": "2", "Production": "2", "previous": "1"}
     entry = world.ports.state.ledger()[-1]
-    assert (entry.decision.action, entry.decision.actor) == ("promote", "ann")
-    assert entry.decision.figures == {"from": "1", "to": "2", "verdict": "HOLD"}
+    assert (entry.decision.action, entry.decision.actor) == ("override", "ann")
+    overridden = world.ports.state.ledger()[-2]
+    assert entry.decision.figures == {
+        "from": "1",
+        "to": "2",
+        "kind": "lr",
+        "bundle": world.ports.registry.runs[1].bundle_hash,
+        "verdict": "HOLD",
+        "verdict_summary": overridden.decision.reason,
+        "verdict_seq": overridden.seq,
+    }
 
 
 def test_promoting_the_champion_changes_nothing(world: World, two_versions: MLOpsHandler) -> None:
@@ -605,16 +644,39 @@ def test_a_version_whose_files_were_changed_is_not_promoted(world: World, two_ve
     assert world.actions()[-1] == ("verdict", "2")
 
 
-def test_a_rollback_and_its_own_rollback(world: World, two_versions: MLOpsHandler) -> None:
+def test_each_rollback_goes_one_champion_further_back(world: World, two_versions: MLOpsHandler) -> None:
     two_versions.promote("2", actor="ann", reason="known from the pilot")
+    two_versions.promote("1", actor="ann", reason="for the weekend")
     go_away(world)
-    back = two_versions.rollback(actor="bob", reason="complaints about 2")
-    assert (back.version, back.kind, back.previous_version, back.token) == ("1", "lr", "2", 3)
+    back = two_versions.rollback(actor="bob", reason="the weekend is over")
+    assert (back.version, back.kind, back.previous_version, back.token) == ("2", "lr", "1", 4)
+    assert two_versions.rollback(actor="bob", reason="complaints about 2").version == "1"
+    with pytest.raises(NoModel, match=r"version 1 is the first champion.*`mso promote VERSION`"):
+        two_versions.rollback(actor="bob", reason="and further")
     world.ports.registry.away = False
     two_versions.reconcile()
     assert world.ports.registry.aliases() == {"champion": "1", "Production": "1", "previous": "2"}
-    assert two_versions.rollback(actor="ann", reason="it was the cache").version == "2"
-    assert world.actions()[-2:] == [("rollback", "1"), ("rollback", "2")]
+    assert world.actions()[-4:] == [("override", "2"), ("promote", "1"), ("rollback", "2"), ("rollback", "1")]
+
+
+def test_a_promoted_version_carries_the_hash_of_its_promotion(world: World, two_versions: MLOpsHandler) -> None:
+    two_versions.promote("2", actor="ann", reason="known from the pilot")
+    entry = world.ports.state.ledger()[-1]
+    (version,) = (found for found in two_versions.versions() if found.version == "2")
+    assert version.tags[f"ledger.{entry.seq}"] == entry.entry_hash
+
+
+def test_a_training_is_on_record_with_what_it_cost(world: World, models: MLOpsHandler) -> None:
+    models.train_startup_model()
+    entry = next(entry for entry in world.ports.state.ledger() if entry.decision.action == "train")
+    figures, run = entry.decision.figures, world.ports.registry.runs[0]
+    assert (entry.decision.subject, figures["bundle"], figures["kind"]) == ("1", run.bundle_hash, "lr")
+    assert figures["dataset"] == run.dataset["fingerprint"]
+    cost = figures["cost"]
+    assert isinstance(cost, dict)
+    assert (cost["trained_rows"], cost["labels"]) == (400.0, 500.0)
+    assert cost["peak_memory_mb"] > 50
+    assert run.metrics["labels"] == 500.0
 
 
 def test_there_is_nothing_to_roll_back_at_first(models: MLOpsHandler) -> None:
