@@ -1,13 +1,15 @@
-"""Measure the main job and keep the figures in bench/results/main.json.
+"""Measure, and keep the figures in bench/results/, a file an area.
 
-python -m bench                          everything: about half an hour on a quiet machine
+python -m bench                          everything: about an hour on a quiet machine
 python -m bench --only up,check          parts of it; the other rows stay as they are
 python -m bench --only quality --rows 2000 --dry      a small try that keeps nothing
 
-up         from the command to the first answer: demo world, 90,000 real reviews, and a second time
+quality    macro-F1 and calibration on the six splits of real reviews, beside peers; by language
+training   what features, fits, warm starts and streams cost, beside scikit-learn
+gate       how often the gate is right, in simulations; flipped bits of a bundle
 ingest     peak memory of taking in five million reviews
+up         from the command to the first answer: demo world, 90,000 real reviews, and a second time
 check      `make check` on a warm tree
-quality    macro-F1 and calibration on the six splits of real reviews, beside peers
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ from pathlib import Path
 import httpx
 import polars as pl
 
-from bench import ingest, quality
-from bench.results import ROOT, Conditions, Row, goal_row, keep, timing_row
+from bench import bundle, features, gate, ingest, quality, training
+from bench.results import ROOT, Conditions, Row, figures_table, goal_row, keep, timing_row
 
-AREA = "main"
+MAIN = "main"
+OF_REAL_REVIEWS = ("quality", "training", "gate")
+"""Parts that need the real reviews; each has a file of its own."""
 REPETITIONS = 5
 UP_WITHIN_SECONDS = 300.0
 SHARED_DATA = Path(os.environ.get("MSO_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -44,19 +48,19 @@ def measure_up(repetitions: int) -> Iterator[Row]:
     """Seconds from `mso up` to the first answered prediction, in an environment that is set up."""
     with tempfile.TemporaryDirectory() as folder:
         workspaces = [Path(folder) / f"demo-{number}" for number in range(repetitions)]
-        yield timing_row(AREA, "up/first_serving_demo_s", [first_serving(workspace) for workspace in workspaces])
+        yield timing_row(MAIN, "up/first_serving_demo_s", [first_serving(workspace) for workspace in workspaces])
         seconds = [first_serving(workspaces[0]) for _ in range(repetitions)]
-        yield timing_row(AREA, "up/second_s", seconds)
+        yield timing_row(MAIN, "up/second_s", seconds)
         reviews = SHARED_DATA / "play_fintech_reviews.parquet"
         if not reviews.is_file():
-            yield goal_row(AREA, "up/first_serving_90k_s", None, n=0, note=NO_DATA)
+            yield goal_row(MAIN, "up/first_serving_90k_s", None, n=0, note=NO_DATA)
             return
         file = Path(folder) / "reviews.csv"
         rows = pl.read_parquet(reviews)
         rows.write_csv(file)
         seconds = [first_serving(Path(folder) / f"own-{number}", "--data", str(file)) for number in range(repetitions)]
         note = f"{rows.height:,} reviews of 15 apps as CSV"
-        yield timing_row(AREA, "up/first_serving_90k_s", seconds, note=note)
+        yield timing_row(MAIN, "up/first_serving_90k_s", seconds, note=note)
 
 
 def first_serving(workspace: Path, *arguments: str) -> float:
@@ -125,13 +129,13 @@ def measure_ingest(rows: int) -> Iterator[Row]:
         f"({found.cpu_seconds:.0f} CPU s), again without anything new in {found.again_seconds:.0f} s; "
         f"rules cost {found.validation_share_of_reading:.0%} of the time of reading"
     )
-    yield goal_row(AREA, "ingest_5m/peak_mb", found.peak_mb, n=1, note=note)
+    yield goal_row(MAIN, "ingest_5m/peak_mb", found.peak_mb, n=1, note=note)
 
 
 def measure_check(repetitions: int) -> Iterator[Row]:
     """Seconds of `make check`; once before, so that caches are warm."""
     seconds = [_make_check() for _ in range(repetitions + 1)][1:]
-    yield timing_row(AREA, "check/s", seconds)
+    yield timing_row(MAIN, "check/s", seconds)
 
 
 def _make_check() -> float:
@@ -143,12 +147,21 @@ def _make_check() -> float:
 
 
 def measure_quality(rows: int | None) -> Iterator[Row]:
-    """The quality rows of all splits; nothing without the real reviews."""
-    if not SHARED_DATA.is_dir():
-        print(f"no quality: {NO_DATA}", file=sys.stderr)
-        return
+    """The quality rows of all splits, and by language."""
     for found in quality.measure(SHARED_DATA, rows=rows):
         yield from found
+
+
+def measure_training(rows: int | None, repetitions: int) -> Iterator[Row]:
+    """What training costs."""
+    yield from features.rows(SHARED_DATA, repetitions=max(repetitions, 2))
+    yield from training.measure(SHARED_DATA, repetitions=repetitions, rows=rows)
+
+
+def measure_gate(trials: int | None) -> Iterator[Row]:
+    """How often the gate is right, and whether a bundle is refused."""
+    yield from gate.measure(SHARED_DATA, trials=trials)
+    yield from bundle.flip_rows()
 
 
 # --- everything
@@ -157,11 +170,11 @@ def measure_quality(rows: int | None) -> Iterator[Row]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what was asked for, show it, and keep it."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, show and keep the figures.")
-    parts = ("quality", "ingest", "up", "check")
+    parts = ("quality", "training", "gate", "ingest", "up", "check")
     parser.add_argument("--only", default=",".join(parts), help=f"some of {','.join(parts)}")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="of each timing")
     parser.add_argument(
-        "--rows", type=int, help="fewer reviews for quality and ingest (there at least 100,000), to try them"
+        "--rows", type=int, help="fewer reviews (for ingest at least 100,000) or trials of the gate, to try them"
     )
     parser.add_argument("--dry", action="store_true", help="show the figures and keep nothing")
     given = parser.parse_args(arguments)
@@ -173,6 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("figures of a small run are not kept: add --dry")
     measures: dict[str, Callable[[], Iterator[Row]]] = {
         "quality": lambda: measure_quality(given.rows),
+        "training": lambda: measure_training(given.rows, given.repetitions),
+        "gate": lambda: measure_gate(given.rows),
         "ingest": lambda: measure_ingest(max(given.rows, 100_000) if given.rows else 5_000_000),
         "up": lambda: measure_up(given.repetitions),
         "check": lambda: measure_check(given.repetitions),
@@ -182,15 +197,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for part in parts:
         if part not in asked:
             continue
+        if part in OF_REAL_REVIEWS and not SHARED_DATA.is_dir():
+            print(f"no {part}: {NO_DATA}", file=sys.stderr)
+            continue
         rows = []
         for row in measures[part]():
             if row.goal is not None:
                 print(_shown(row), flush=True)
             rows.append(row)
-        if part == "quality":
-            print(f"\n{quality.quality_table([row.as_json() for row in rows])}\n", flush=True)
+        if part in OF_REAL_REVIEWS:
+            shown = quality.quality_table if part == "quality" else figures_table
+            print(f"\n{shown([row.as_json() for row in rows])}\n", flush=True)
         if not given.dry:
-            print(f"kept in {keep(AREA, rows, conditions).relative_to(ROOT)}", flush=True)
+            area = part if part in OF_REAL_REVIEWS else MAIN
+            print(f"kept in {keep(area, rows, conditions).relative_to(ROOT)}", flush=True)
 
 
 def _shown(row: Row) -> str:

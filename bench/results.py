@@ -213,3 +213,16 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def figures_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of a file as a Markdown table: what was measured, the goal, and the note of each."""
+    table = [["figure", "measured", "spread", "goal", ""]]
+    for row in rows:
+        value = "not measured" if row["value"] is None else f"{row['value']:g} {row['unit']}"
+        spread = f"{row['spread'][0]:g} to {row['spread'][1]:g}" if row["spread"] else ""
+        missed = ", missed" if row["met"] is False else ""
+        goal = "" if row["goal"] is None else f"{row['goal']:g}{missed}"
+        beside = ", ".join(f"{peer} {figure:g}" for peer, figure in row["peers"].items())
+        table.append([f"`{row['name']}`", value, spread, goal, "; ".join(filter(None, (beside, row["note"])))])
+    return markdown(table)

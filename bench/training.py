@@ -296,19 +296,5 @@ def _middle(values: Sequence[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def training_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of a training file as a Markdown table."""
-    from bench.results import markdown
-
-    table = [["figure", "measured", "spread", "goal", ""]]
-    for row in rows:
-        value = "not measured" if row["value"] is None else f"{row['value']:g} {row['unit']}"
-        spread = f"{row['spread'][0]:g} to {row['spread'][1]:g}" if row["spread"] else ""
-        missed = ", missed" if row["met"] is False else ""
-        goal = "" if row["goal"] is None else f"{row['goal']:g}{missed}"
-        table.append([f"`{row['name']}`", value, spread, goal, row["note"]])
-    return markdown(table)
-
-
 if __name__ == "__main__":
     _main(*sys.argv[1:])

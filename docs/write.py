@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.quality import quality_table  # noqa: E402 - the path first
-from bench.results import RESULTS, goals, markdown  # noqa: E402
+from bench.results import RESULTS, figures_table, goals, markdown  # noqa: E402
 from mobile_sentiment_ops.data.demo_world.lexicon import LANGUAGES, lexicon  # noqa: E402
 from mobile_sentiment_ops.settings import (  # noqa: E402
     FIRST_VERSION_VARIABLES,
@@ -110,9 +111,14 @@ def figures() -> str:
     )
 
 
-def quality() -> str:
-    """The quality rows of bench/results/main.json as a table."""
-    return quality_table(json.loads((RESULTS / "main.json").read_text("utf-8"))["rows"])
+def kept(area: str, table: Callable[[Sequence[Mapping[str, Any]]], str]) -> Callable[[], str]:
+    """The rows of bench/results/<area>.json as that table."""
+
+    def written() -> str:
+        file = RESULTS / f"{area}.json"
+        return table(json.loads(file.read_text("utf-8"))["rows"] if file.exists() else [])
+
+    return written
 
 
 def entries(language: str) -> set[str]:
@@ -137,7 +143,10 @@ def templates() -> str:
 PAGES: dict[str, Callable[[str], str]] = {
     "docs/settings.md": settings_page,
     "docs/demo-world.md": between("templates", templates),
-    "docs/models.md": between("quality", quality),
+    "docs/models.md": lambda page: between("cost", kept("training", figures_table))(
+        between("quality", kept("quality", quality_table))(page)
+    ),
+    "docs/gate.md": between("figures", kept("gate", figures_table)),
     "README.md": between("figures", figures),
 }
 

@@ -65,6 +65,7 @@ def fit_calibration(scores: Floats, labels: Labels, start: Calibration) -> Calib
     [-0.23, -0.23, 0.46]
     """
     from scipy.optimize import minimize
+    from threadpoolctl import threadpool_limits
 
     usual = np.vstack([start.weights, start.bias])
     rows = np.column_stack([scores, np.ones(len(scores))])
@@ -78,7 +79,8 @@ def fit_calibration(scores: Floats, labels: Labels, start: Calibration) -> Calib
         loss = -log_probabilities[own, labels].sum() + START_ROWS / 2 * (away @ away)
         return float(loss), (rows.T @ wrong).ravel() + START_ROWS * away
 
-    found = minimize(cost, usual.ravel(), jac=True, method="L-BFGS-B").x.reshape(usual.shape)
+    with threadpool_limits(1):  # a second thread of BLAS waits longer for its turn than it works
+        found = minimize(cost, usual.ravel(), jac=True, method="L-BFGS-B").x.reshape(usual.shape)
     return Calibration(found[:-1], found[-1] - found[-1].mean())
 
 

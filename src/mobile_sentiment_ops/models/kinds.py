@@ -70,7 +70,7 @@ def _trees(name: str, title: str, parameters: Parameters) -> Kind:
 
 
 _NB_SVM: Parameters = {
-    **{"C": 0.1, "loss": "squared hinge", "word_run": 2, "characters": 4, "character_weight": 0.5, "even": 0.5}
+    **{"C": 0.1, "loss": "squared hinge", "word_run": 2, "characters": 5, "character_weight": 0.5, "even": 0.5}
 }
 _FOREST: Parameters = {
     # one round of many deep trees, each on its own rows, with its own few words at every split

@@ -2,7 +2,7 @@
 
     lr       logistic regression on words and pairs of words
     svc      the same with the squared hinge (linear support vectors)
-    nbsvm    squared hinge on words, pairs and runs of four characters, where a feature that tells more
+    nbsvm    squared hinge on words, pairs and runs of five characters, where a feature that tells more
              of a threshold may move further (log-count ratios, after Wang and Manning 2012)
 
 A review's stars say more than its label: "2 stars" and "1 star" are both Negative, and unlike. So four
