@@ -101,13 +101,16 @@ class Training(Section):
     """What is trained, on what."""
 
     kinds: tuple[str, ...] = Field(
-        ("lr", "rf", "xgb"), description="kinds trained in this order; the first one serves first"
+        ("lr", "nbsvm", "rf", "xgb"), description="kinds trained in this order; the first one serves first"
     )
     initial_data: str = Field("", description="file to train the first model on; empty: the demo world")
     test_share: Share = Field(0.2, description="share of the newest labelled reviews kept for the comparison")
-    validation_share: Share = Field(0.1, description="share of the remaining reviews for calibration")
+    validation_share: Share = Field(0.1, description="share of the remaining reviews that `mso tune` chooses by")
     max_test_rows: int = Field(20_000, ge=100, description="most rows in the comparison")
     seed: int = Field(0, ge=0, description="seed of everything random in training")
+    warm_start: bool = Field(
+        False, description="lr, svc, nbsvm go on from their newest version when at most 3 reviews in 10 are new"
+    )
     parameters: dict[str, dict[str, int | float | str]] = Field(
         default_factory=dict, description="parameters of a kind other than its usual ones; `mso tune` finds them"
     )

@@ -19,10 +19,10 @@ import polars as pl
 
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.model_files import open_bundle
-from mobile_sentiment_ops.data.dataset import read_manifest
+from mobile_sentiment_ops.data.dataset import further_rows, read_manifest
 from mobile_sentiment_ops.errors import MsoError, NoModel, NotFound, StoreError, Unavailable
 from mobile_sentiment_ops.models.evaluation import evaluate
-from mobile_sentiment_ops.models.training import train
+from mobile_sentiment_ops.models.training import go_on, train
 from mobile_sentiment_ops.ports import Bundles, Registry, State
 from mobile_sentiment_ops.registry.bundle import Bundle, unpack_bundle
 from mobile_sentiment_ops.registry.ledger import CHANGES, LEDGER_TAG, Anchor, first_broken, unanchored
@@ -194,7 +194,12 @@ class AuditHandler:
         if seed is None:
             differences.append("the seed was not recorded, 0 is taken")
         parameters = dict(bundle.model.parameters)
-        again = train(bundle.model.kind, dataset.train, dataset.validation, seed=seed or 0, parameters=parameters)
+        if (parent := card.get("lineage", {}).get("parent_version")) is None:
+            again = train(bundle.model.kind, dataset.train, dataset.validation, seed=seed or 0, parameters=parameters)
+        else:
+            begun = self._open(parent)[1]
+            further = further_rows(read_manifest(begun.manifest), dataset)
+            again = begun.model if further is None else go_on(begun.model, further, seed=seed or 0)
         differences += [
             f"parameter {name} was {parameters.get(name)}, is {value} now"
             for name, value in again.parameters.items()

@@ -22,19 +22,21 @@ from datetime import datetime
 from functools import partial
 
 import numpy as np
+import polars as pl
 import structlog
 
 from mobile_sentiment_ops.app.comparison import judge
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.long_work import LEASE_SECONDS, alone, close_lost_jobs, sigterm_raises
 from mobile_sentiment_ops.app.model_files import open_bundle
-from mobile_sentiment_ops.data.dataset import Dataset
+from mobile_sentiment_ops.data.dataset import Dataset, further_rows, read_manifest
 from mobile_sentiment_ops.errors import BundleError, Busy, ModelError, NoModel, NotFound, StaleToken, StoreError
 from mobile_sentiment_ops.models.evaluation import evaluate
 from mobile_sentiment_ops.models.kinds import Kind, kind_named
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.models.plots import evaluation_artifacts
-from mobile_sentiment_ops.models.training import train
+from mobile_sentiment_ops.models.rows import Parameters
+from mobile_sentiment_ops.models.training import go_on, train
 from mobile_sentiment_ops.ports import Bundles, Clock, Launcher, Registry, State, TrainingRun
 from mobile_sentiment_ops.registry.behaviour import load_suite
 from mobile_sentiment_ops.registry.bundle import Bundle, pack_bundle
@@ -79,6 +81,17 @@ class Candidate:
     metrics: Mapping[str, float]
     started_at: datetime
     finished_at: datetime
+    parent: str | None = None
+    """The version that training went on from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A version that training goes on from, with the rows that are new to it."""
+
+    version: str
+    model: SentimentModel
+    further: pl.DataFrame
 
 
 class MLOpsHandler:
@@ -263,8 +276,12 @@ class MLOpsHandler:
 
     def _train(self, kind: str, dataset: Dataset) -> Candidate:
         started_at, wall, cpu = self._clock.now(), time.perf_counter(), time.process_time()
-        given = self._training.parameters.get(kind)
-        model = train(kind, dataset.train, dataset.validation, seed=self._training.seed, parameters=given)
+        seed, given = self._training.seed, self._training.parameters.get(kind, {})
+        parent = self._parent(kind, given, dataset) if self._training.warm_start else None
+        if parent is None:
+            model = train(kind, dataset.train, dataset.validation, seed=seed, parameters=given)
+        else:
+            model = go_on(parent.model, parent.further, seed=seed)
         fit = {"train_seconds": time.perf_counter() - wall, "train_cpu_seconds": time.process_time() - cpu}
         fit |= {"trained_rows": float(dataset.train.height + dataset.validation.height)}
         fit |= {"labels": fit["trained_rows"] + dataset.test.height, "peak_memory_mb": _peak_memory_mb()}
@@ -286,7 +303,24 @@ class MLOpsHandler:
             {**scores, **fit},
             started_at,
             self._clock.now(),
+            parent.version if parent else None,
         )
+
+    def _parent(self, kind: str, parameters: Parameters, dataset: Dataset) -> Parent | None:
+        """The newest version of the kind with these parameters, if training can go on from it."""
+        made = kind_named(kind)
+        for version in self._registry.versions() if made.more else []:
+            if version.kind != kind:
+                continue
+            try:
+                bundle = open_bundle(self._bundles, self._registry, version.version, version.bundle_hash)
+            except (BundleError, NotFound) as err:
+                log.warning("training starts anew", kind=kind, version=version.version, error=str(err))
+                return None
+            further = further_rows(read_manifest(bundle.manifest), dataset)
+            same = bundle.model.parameters == made.with_parameters(parameters)
+            return Parent(version.version, bundle.model, further) if same and further is not None else None
+        return None
 
     def _compare(self, candidate: Candidate, champion: Champion | None, dataset: Dataset, look: Look) -> Verdict:
         bundle = self._champion_bundle(champion)
@@ -314,6 +348,7 @@ class MLOpsHandler:
             seed=self._training.seed,
             ledger=self._state.ledger(),
             rejected_rows=self._data.rejected_rows(),
+            parent=candidate.parent,
         )
         cards = {README: model_card(card).encode(), DATA: data_card(card).encode()}
         files, bundle_hash = pack_bundle(candidate.model, card=card, manifest=dataset.manifest, cards=cards)

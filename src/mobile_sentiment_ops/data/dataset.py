@@ -38,12 +38,15 @@ __all__ = [
     "build_dataset",
     "check_leakage",
     "diff_manifests",
+    "further_rows",
     "read_manifest",
     "rebuild",
 ]
 
 MIN_ROWS = 30
 """Distinct labelled texts below which nothing is built."""
+
+MAX_FURTHER, MAX_GONE = 0.3, 0.02
 
 COLUMNS = (
     *("review_id", "content_hash", "app", "version", "language", "submitted_at", "rating"),
@@ -202,6 +205,27 @@ def _dataset(parts: Mapping[str, pl.DataFrame], source: str) -> Dataset:
     manifest = Manifest.of(frames, source)
     train, validation, test = (frames[name] for name in SPLITS)
     return Dataset(train, validation, test, manifest.fingerprint, manifest.to_bytes(), source)
+
+
+def further_rows(before: Manifest, dataset: Dataset) -> pl.DataFrame | None:
+    """What a model that learned from `before` has not seen of this dataset's training and validation rows.
+
+    None when it cannot go on from there: nothing is new or more than MAX_FURTHER of what it knows, it learned
+    from a row that judges now, or rows have other labels or texts since. (Of rows that went only those whose
+    text came again are let be: at most MAX_GONE.)
+    """
+    learned = before.rows.filter(pl.col("split") != "test")
+    rows = pl.concat([dataset.train, dataset.validation])
+    further = rows.join(learned, on="review_id", how="anti", maintain_order="left")
+    same = rows.join(learned, on=["review_id", "content_hash", "label"], how="semi").height
+    gone = learned.height - (rows.height - further.height)
+    possible = (
+        0 < further.height <= MAX_FURTHER * learned.height
+        and same == rows.height - further.height
+        and gone <= MAX_GONE * learned.height
+        and not dataset.test.join(learned, on="review_id", how="semi").height
+    )
+    return further if possible else None
 
 
 def check_leakage(parts: Mapping[str, pl.DataFrame]) -> None:
