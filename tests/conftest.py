@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 
 from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryPorts
 from mobile_sentiment_ops.app.prediction import PredictionHandler
@@ -24,6 +25,13 @@ from mobile_sentiment_ops.settings import Api, Mlflow
 from mobile_sentiment_ops.types import Label, ModelVersion, PredictionRecord
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def _logs_go_where_they_are_looked_for() -> Iterator[None]:
+    """A command that a test ran in this process would leave its closed output as the place of all logs."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-import structlog
 
 from mobile_sentiment_ops.cli import main
 from mobile_sentiment_ops.cli.session import Session
@@ -43,7 +42,7 @@ Mso = Callable[..., Answer]
 
 
 @pytest.fixture
-def mso(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Mso]:
+def mso(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Mso:
     """Runs a command line in an empty folder whose MLflow does not answer."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", {**os.environ, "MSO_MLFLOW__TRACKING_URI": "http://127.0.0.1:9"})
@@ -53,8 +52,7 @@ def mso(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         said = capsys.readouterr()
         return Answer(code, said.out, said.err)
 
-    yield run
-    structlog.reset_defaults()
+    return run
 
 
 @pytest.fixture
