@@ -51,14 +51,22 @@ def measured_rows(verdict: Mapping[str, Any]) -> list[tuple[str, str, str, str]]
     for name, key, binds, limit in FIGURES:
         if key in found:
             ends = f"{found[f'{key}_low']:.4g} to {found[f'{key}_high']:.4g}" if f"{key}_low" in found else ""
-            rows.append((name, f"{found[key]:.4g}", ends, f"{binds} {limits[limit]:g}" if limit in limits else ""))
+            rows.append((name, _number(found[key]), ends, f"{binds} {limits[limit]:g}" if limit in limits else ""))
     losses = {name: loss for name, loss in found.items() if name.startswith("loss_")}
     if losses:
         worst = max(losses, key=lambda name: losses[name])
         part = worst.removeprefix("loss_").replace("_", " ", 1)
-        limit = f"at most {limits['max_slice_loss']:g}" if "max_slice_loss" in limits else ""
+        limit = f"at most {limits['max_slice_loss']:g}, if it is no chance" if "max_slice_loss" in limits else ""
         rows.append((f"F1 lost in the worst part ({part})", f"{losses[worst]:.4g}", "", limit))
     return rows
+
+
+def _number(value: float) -> str:
+    """
+    >>> _number(11283.0), _number(0.57671), _number(2.5e-8)
+    ('11,283', '0.5767', '2.5e-08')
+    """
+    return f"{value:,.0f}" if value == int(value) and abs(value) >= 1 else f"{value:.4g}"
 
 
 def tell(story: Story) -> list[str]:
@@ -75,7 +83,7 @@ def tell(story: Story) -> list[str]:
         f"Version {story.version} is of the kind {card['kind']}, trained at {card['trained_at'][:16]} UTC with the "
         f"parameters {set_to} and the seed {card.get('seed', 'not recorded')}.{serving}",
         f"It learned from {rows.get('train', 0):,} reviews{_period(data, 'train')} and from the "
-        f"{rows.get('validation', 0):,} after them, which also calibrated it: dataset {fingerprint}, from "
+        f"{rows.get('validation', 0):,} after them: dataset {fingerprint}, from "
         f"{data['source']}. Labels it learned from: {labels}. Who gave the labels of all parts: {given}. It was judged "
         f"on {rows.get('test', 0):,} reviews that it had not seen{_period(data, 'test')}.",
     ]
