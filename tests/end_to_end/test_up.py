@@ -155,12 +155,12 @@ def test_the_first_up_trains_on_the_demo_world_serves_and_lets_the_other_kinds_c
     used.wait_until(lambda: used.answer("jobs")["jobs"][0]["state"] not in ("queued", "running"))
     assert used.answer("jobs")["jobs"][0]["error"] is None
     listed = used.answer("models", "list")
-    assert sorted(version["kind"] for version in listed["versions"]) == ["lr", "rf", "xgb"]
+    assert sorted(version["kind"] for version in listed["versions"]) == ["lr", "nbsvm", "rf", "xgb"]
     used.wait_for("training: done")
     decided = [entry["decision"] for entry in used.answer("timeline")["entries"]]
     verdicts = [decision["reason"] for decision in decided if decision["actor"] == "gate"]
-    assert len(verdicts) == 3
-    assert [decision["action"] for decision in decided].count("train") == 3
+    assert len(verdicts) == 4
+    assert [decision["action"] for decision in decided].count("train") == 4
     assert all(reason in used.said() for reason in verdicts)
     alias = f"{used.mlflow}/api/2.0/mlflow/registered-models/alias?name=MobileSentimentModel&alias=Production"
     assert httpx.get(alias).json()["model_version"]["version"] == listed["champion"]
