@@ -50,6 +50,16 @@ class Calibration:
         found = np.clip(np.exp(_log_softmax(scores @ self.weights + self.bias)), LEAST_PROBABILITY, 1.0)
         return np.asarray(found / found.sum(axis=1, keepdims=True))
 
+    @property
+    def balancing(self) -> Offsets:
+        """Offsets that leave the bias out of the decision: where tuning begins.
+
+        >>> natural(np.eye(3), np.array([0.25, 0.25, 0.5])).balancing[2] < 0
+        True
+        """
+        negative, neutral, positive = (-self.bias).tolist()
+        return negative, neutral, positive
+
 
 def natural(start: Floats, shares: Floats) -> Calibration:
     """The calibration before any row has been seen: weights `start` (k, 3) and the natural shares (3,)."""

@@ -91,15 +91,12 @@ class Objective:
 
     def decisions(self, parameters: Parameters) -> Indices:
         """The decided class (n,) of each validation row, under the kind's parameters with these in their place."""
-        from threadpoolctl import threadpool_limits
-
         kind = kind_named(self.kind)
         merged = kind.with_parameters(parameters)
         rows, held = self._rows(grams_of(merged))
         scorer = kind.fit(rows, merged, self.seed)
         scores = scorer.scores(held.found, held.ratings)
-        with threadpool_limits(1):  # 15 numbers are fitted: threads that wait for each other take ten times as long
-            return _cross_decided(scores, held.labels, natural(scorer.start, class_shares(rows.labels)), self.seed)
+        return _cross_decided(scores, held.labels, natural(scorer.start, class_shares(rows.labels)), self.seed)
 
     def macro_f1(self, decisions: Indices) -> float:
         """How good decisions (n,) on the validation rows are."""
@@ -116,12 +113,11 @@ class Objective:
 def _cross_decided(scores: Floats, labels: Labels, start: Calibration, seed: int) -> Indices:
     """Decisions (n,) on scores (n, k), each with the calibration and offsets of the other folds."""
     fold = np.random.default_rng(seed).permutation(len(labels)) % FOLDS
-    negative, neutral, positive = (-start.bias).tolist()
     decided = np.empty(len(labels), np.int64)
     for out in range(FOLDS):
         inside, outside = fold != out, fold == out
         calibration = fit_calibration(scores[inside], labels[inside], start)
         found = calibration.probabilities(scores[inside])
-        offsets = tune_offsets(found, labels[inside], (negative, neutral, positive))
+        offsets = tune_offsets(found, labels[inside], start.balancing)
         decided[outside] = (np.log(calibration.probabilities(scores[outside])) + offsets).argmax(axis=1)
     return decided

@@ -42,42 +42,11 @@ def descend(
     `freedom` (k, 4) divides the length of a weight, so that it may move further. Ends when an epoch moves
     the dual by less than `tolerance` of what the first did. Returns the epochs made.
     """
-    arguments = rows.starts, rows.columns, rows.values, signs, weights, freedom
     if _solver is not None:
+        arguments = rows.starts, rows.columns, rows.values, signs, weights, freedom
         return int(_solver.descend(*arguments, cost, logistic, epochs, tolerance, seed))
-    return _descend(*arguments, cost, logistic, epochs, tolerance, seed)
-
-
-def margins(rows: Weighed, weights: Fours) -> npt.NDArray[np.float64]:
-    """The sums (n, 4) of each row's features times their weights, and the constant's."""
-    sums = np.empty((rows.starts.size - 1, PROBLEMS), np.float32)
-    if _solver is not None:
-        _solver.margins(rows.starts, rows.columns, rows.values, weights, sums)
-    else:
-        for row in range(len(sums)):
-            sums[row] = _sum(rows, row, weights)
-    return sums.astype(np.float64)
-
-
-def _sum(rows: Weighed, row: int, weights: Fours) -> Fours:
-    part = slice(rows.starts[row], rows.starts[row + 1])
-    return np.asarray(weights[-1] + rows.values[part] @ weights[rows.columns[part]])
-
-
-def _descend(  # the names and steps of _solver.c
-    starts: npt.NDArray[np.int64],
-    columns: npt.NDArray[np.int32],
-    values: npt.NDArray[np.float32],
-    signs: Fours,
-    weights: Fours,
-    freedom: Fours | None,
-    cost: float,
-    logistic: bool,
-    epochs: int,
-    tolerance: float,
-    seed: int,
-) -> int:
-    count, rows = len(starts) - 1, Weighed(starts, columns, values)
+    starts, columns, values = rows.starts, rows.columns, rows.values  # from here on the names and steps of _solver.c
+    count = len(starts) - 1
     parts = [slice(starts[row], starts[row + 1]) for row in range(count)]
     reach = np.ones((weights.shape[0] - 1, PROBLEMS), np.float32) if freedom is None else freedom
     squares = np.array([1 + values[part] ** 2 @ reach[columns[part]] for part in parts], np.float32)
@@ -109,3 +78,19 @@ def _descend(  # the names and steps of _solver.c
             weights[columns[part]] += values[part, None] * step * reach[columns[part]]
         first, epoch = moved if not epoch else first, epoch + 1
     return epoch
+
+
+def margins(rows: Weighed, weights: Fours) -> npt.NDArray[np.float64]:
+    """The sums (n, 4) of each row's features times their weights, and the constant's."""
+    sums = np.empty((rows.starts.size - 1, PROBLEMS), np.float32)
+    if _solver is not None:
+        _solver.margins(rows.starts, rows.columns, rows.values, weights, sums)
+    else:
+        for row in range(len(sums)):
+            sums[row] = _sum(rows, row, weights)
+    return sums.astype(np.float64)
+
+
+def _sum(rows: Weighed, row: int, weights: Fours) -> Fours:
+    part = slice(rows.starts[row], rows.starts[row + 1])
+    return np.asarray(weights[-1] + rows.values[part] @ weights[rows.columns[part]])

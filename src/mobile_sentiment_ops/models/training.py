@@ -69,8 +69,7 @@ def train(
     calibration = fit_calibration(scores, rows.labels[held], start)
     offsets = (0.0, 0.0, 0.0)
     if made.candidate:
-        negative, neutral, positive = (-start.bias).tolist()
-        offsets = tune_offsets(calibration.probabilities(scores), rows.labels[held], (negative, neutral, positive))
+        offsets = tune_offsets(calibration.probabilities(scores), rows.labels[held], start.balancing)
     return SentimentModel(kind, merged, scorer, calibration, offsets)
 
 
