@@ -6,8 +6,9 @@ import time
 from dataclasses import replace
 
 from mobile_sentiment_ops.data.dataset import Dataset
-from mobile_sentiment_ops.models.kinds import kind_named
+from mobile_sentiment_ops.models.kinds import Kind, kind_named
 from mobile_sentiment_ops.models.model import SentimentModel
+from mobile_sentiment_ops.models.rows import Floats
 from mobile_sentiment_ops.registry.behaviour import Suite, pass_shares
 from mobile_sentiment_ops.registry.comparison import find_parts
 from mobile_sentiment_ops.registry.gate import Answers, compare
@@ -23,10 +24,13 @@ SMALL_TEST_ROWS = 200
 """Where half of all labelled reviews are fewer than `gate.min_test_rows`, a verdict needs that half, and these."""
 
 
-def answers(name: str, model: SentimentModel, dataset: Dataset, suite: Suite) -> Answers:
-    """What a model does on the test rows now, and what it costs."""
+def answers(
+    name: str, model: SentimentModel, dataset: Dataset, suite: Suite, probabilities: Floats | None = None
+) -> Answers:
+    """What a model does on the test rows now, and what it costs; `probabilities` (n, 3) where it has just answered."""
     texts, ratings = dataset.test["review_text"].to_list(), dataset.test["rating"].to_list()
-    probabilities = model.probabilities(texts, ratings)
+    if probabilities is None:
+        probabilities = model.probabilities(texts, ratings)
     timed = min(len(texts), TIMED_ROWS)
     seconds = []
     for _ in range(TIMED_TWICE):
@@ -53,8 +57,10 @@ def judge(
     gate: Gate,
     look: Look,
     seed: int,
+    probabilities: Floats | None = None,
 ) -> Verdict:
-    """The gate's verdict on a candidate, both models answering the dataset's test rows now."""
+    """The gate's verdict on a candidate, both models answering the dataset's test rows now; `probabilities` (n, 3)
+    where the candidate has just done so."""
     kind = kind_named(candidate.kind)
     parts = find_parts({name: dataset.test[name].to_list() for name in ("app", "language", "version")})
     spoken = {part.name for part in parts}  # a test in a language that few reviews are written in says little
@@ -64,7 +70,7 @@ def judge(
         rival = answers(name, champion, dataset, suite)
     verdict = compare(
         dataset.test["label"].to_numpy(),
-        answers(kind.title, candidate, dataset, suite),
+        answers(kind.title, candidate, dataset, suite, probabilities),
         rival,
         gate=gate,
         seed=seed,
@@ -76,12 +82,16 @@ def judge(
         },
     )
     if not kind.candidate:
-        baseline = f"{kind.title} is a baseline, there to be beaten."
-        return replace(verdict, outcome=Outcome.REJECT, reasons=(baseline,), summary=baseline)
+        return replace(verdict, outcome=Outcome.REJECT, reasons=(baseline(kind),), summary=baseline(kind))
     if champion is None and champion_version is not None:
         lost = f"Version {champion_version}, the champion, cannot be opened any more."
         return replace(verdict, reasons=(lost, *verdict.reasons), summary=f"{lost} {verdict.summary}")
     return verdict
+
+
+def baseline(kind: Kind) -> str:
+    """Why a kind that is no candidate is never promoted."""
+    return f"{kind.title} is a baseline, there to be beaten."
 
 
 def needed_rows(dataset: Dataset, gate: Gate) -> int:

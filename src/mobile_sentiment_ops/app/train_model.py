@@ -25,14 +25,14 @@ import numpy as np
 import polars as pl
 import structlog
 
-from mobile_sentiment_ops.app.comparison import judge
+from mobile_sentiment_ops.app.comparison import baseline, judge
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.long_work import LEASE_SECONDS, alone, close_lost_jobs, sigterm_raises
 from mobile_sentiment_ops.app.model_files import open_bundle
 from mobile_sentiment_ops.data.dataset import Dataset, further_rows, read_manifest
 from mobile_sentiment_ops.errors import BundleError, Busy, ModelError, NoModel, NotFound, StaleToken, StoreError
 from mobile_sentiment_ops.models.evaluation import evaluate
-from mobile_sentiment_ops.models.kinds import Kind, kind_named
+from mobile_sentiment_ops.models.kinds import kind_named
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.models.plots import evaluation_artifacts
 from mobile_sentiment_ops.models.rows import Parameters
@@ -333,6 +333,7 @@ class MLOpsHandler:
             gate=self._gate,
             look=look,
             seed=self._training.seed,
+            probabilities=candidate.probabilities,
         )
 
     def _record(self, candidate: Candidate, verdict: Verdict, dataset: Dataset) -> ModelVersion:
@@ -414,7 +415,7 @@ class MLOpsHandler:
         bundle = open_bundle(self._bundles, self._registry, version, known[version].bundle_hash)
         kind, decided = kind_named(bundle.model.kind), bundle.card.get("labels_decided", LABELS)
         if not kind.candidate:
-            raise ModelError(f"version {version} cannot be promoted: {_baseline(kind)}")
+            raise ModelError(f"version {version} cannot be promoted: {baseline(kind)}")
         if len(decided) < 2:
             raise ModelError(f"version {version} cannot be promoted: it gave every test row the label {decided}")
         check_model(bundle.model)
@@ -551,10 +552,6 @@ def _training_decision(candidate: Candidate, version: ModelVersion, dataset: Dat
 def _within(progress: Progress, start: float, end: float) -> Progress:
     """A progress whose 0..1 is the part from `start` to `end` of another."""
     return lambda step, share: progress(step, start + (end - start) * share)
-
-
-def _baseline(kind: Kind) -> str:
-    return f"{kind.title} is a baseline, there to be beaten."
 
 
 def _peak_memory_mb() -> float:
