@@ -37,6 +37,7 @@ FIRST_VERSION_VARIABLES = {
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Names = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
 class Section(BaseModel):
@@ -58,6 +59,19 @@ class Api(Section):
     max_json_rows: int = Field(10_000, ge=1, description="most reviews in one JSON request")
     max_csv_rows: int = Field(1_000_000, ge=1, description="most rows in one CSV upload")
     max_text_chars: int = Field(20_000, ge=1, description="longest review, in characters")
+    workers: int = Field(1, ge=1, le=64, description="processes that answer; one a core is most")
+    log_requests: Literal["all", "failed"] = Field("failed", description="which predictions the log has a line for")
+    durability: Literal["process", "disk"] = Field(
+        "process", description="what an acknowledged prediction survives: the end of its process, or a power loss too"
+    )
+    spool_max_mb: int = Field(1_024, ge=16, description="most disk that predictions may take on their way to the table")
+    spool_full: Literal["refuse", "shed"] = Field(
+        "refuse", description="when predictions cannot be kept: answer 503, or answer and count what is not kept"
+    )
+    require_keys: bool = Field(False, description="ask for API keys on loopback too; elsewhere they are always asked for")
+    allowed_hosts: Names = Field((), description="names of this server in requests, beside loopback and api.host")
+    cors_origins: Names = Field((), description="pages of other origins that may call, such as https://shop.example")
+    requests_per_second: float = Field(0.0, ge=0.0, description="most requests a second of one key; 0: no limit")
 
 
 class Mlflow(Section):
@@ -266,6 +280,7 @@ def resolve_settings(
 
 
 _FREE_TABLES = ("ingest.columns", "training.parameters")  # tables whose keys are the user's own
+_LISTS = ("training.kinds", "api.allowed_hosts", "api.cors_origins")
 _RESERVED = ("MSO_SHARED_DATA", "MSO_CONFIG")  # read by the tests and by the command line
 
 
@@ -304,7 +319,7 @@ def from_text(key: str, text: str) -> object:
             return json.loads(text)
         except json.JSONDecodeError as err:
             raise SettingsError(f"{key}: {text!r} is not JSON: {err}") from err
-    return [part.strip() for part in text.split(",")] if key == "training.kinds" else text
+    return [part.strip() for part in text.split(",") if part.strip()] if key in _LISTS else text
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
