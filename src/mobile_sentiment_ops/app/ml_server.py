@@ -15,12 +15,10 @@ that no request holds up another.
 
 from __future__ import annotations
 
-import json
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -47,7 +45,8 @@ from mobile_sentiment_ops.app.long_work import close_lost_jobs
 from mobile_sentiment_ops.app.metrics import CONTENT_TYPE, Metrics
 from mobile_sentiment_ops.app.openapi import DOCUMENTED
 from mobile_sentiment_ops.app.outbox import Outbox
-from mobile_sentiment_ops.app.prediction import Answer, Batch, PredictionHandler, Review
+from mobile_sentiment_ops.app.parts import Parts, answers_of, as_json, media_type, parts_of, unsupported
+from mobile_sentiment_ops.app.prediction import Review
 from mobile_sentiment_ops.app.problems import RETRY, Problem
 from mobile_sentiment_ops.app.upkeep import Upkeep
 from mobile_sentiment_ops.bootstrap import Platform
@@ -67,18 +66,6 @@ KEPT_LOG_CHARS = 4_000
 REPORT_POLICY = "sandbox allow-scripts"  # a report may draw with scripts, and may not act as this site
 
 routes = APIRouter()
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the routes work with."""
-
-    platform: Platform
-    predictions: PredictionHandler
-    metrics: Metrics
-    outbox: Outbox
-    upkeep: Upkeep
-    large_csv_slots: anyio.CapacityLimiter
 
 
 def create_app(platform: Platform, *, train_if_missing: bool = True) -> FastAPI:
@@ -167,22 +154,22 @@ async def predict(request: Request) -> Response:
     the same rows back, or send JSON and get JSON. A row that cannot be judged says why in `error` and
     spoils no other.
     """
-    kind = _media_type(request)
+    kind = media_type(request)
     if kind == "application/json":
         body = await request.body()
-        return await to_thread.run_sync(_predict_json, _parts(request), body, request.state.request_id)
+        return await to_thread.run_sync(_predict_json, parts_of(request), body, request.state.request_id)
     if kind in ("multipart/form-data", "text/csv"):
         async with _upload(request, kind) as upload:
-            parts = _parts(request)
+            parts = parts_of(request)
             slots = parts.large_csv_slots if (upload.size or 0) > UPLOAD_IN_MEMORY_BYTES else None
             work = partial(_predict_csv, parts, upload, request.state.request_id, request.state.own_id)
             return await to_thread.run_sync(work, limiter=slots)
-    raise _unsupported(kind, "multipart/form-data with a CSV file, text/csv or application/json")
+    raise unsupported(kind, "multipart/form-data with a CSV file, text/csv or application/json")
 
 
 def _predict_json(parts: Parts, body: bytes, request_id: str) -> Response:
     batch = parts.predictions.batch(request_id)
-    answers = _answers(parts, batch, read_reviews(body, max_rows=parts.platform.settings.api.max_json_rows))
+    answers = answers_of(parts, batch, read_reviews(body, max_rows=parts.platform.settings.api.max_json_rows))
     if all(answer.fault for answer in answers):
         errors = [{"field": f"reviews[{row}]", "problem": answer.fault} for row, answer in enumerate(answers)]
         raise Problem(422, f"none of the {len(answers)} reviews can be predicted: {answers[0].fault}", errors=errors)
@@ -197,7 +184,7 @@ def _predict_json(parts: Parts, body: bytes, request_id: str) -> Response:
         for answer in answers
     ]
     told = {"model_version": batch.live.version, "request_id": request_id, "predictions": shown}
-    return _json(told, headers=DRIFT_HEADERS)
+    return as_json(told, headers=DRIFT_HEADERS)
 
 
 def _figures(found: Prediction | None) -> dict[str, object]:
@@ -215,7 +202,9 @@ def _predict_csv(parts: Parts, upload: UploadFile, request_id: str, own_id: str)
     stream, name = upload.file, (upload.filename or "the file")[:100]
     check_csv(stream, name, api)
     file_name = f"predicted_{own_id}.csv"
-    answered = parts.outbox.keep(file_name, lambda out: answer_csv(stream, name, partial(_answers, parts, batch), out))
+    answered = parts.outbox.keep(
+        file_name, lambda out: answer_csv(stream, name, partial(answers_of, parts, batch), out)
+    )
     disposition = f'attachment; filename="{file_name}"'
     headers = {"Content-Disposition": disposition, "X-Model-Version": batch.live.version, **DRIFT_HEADERS}
     return _CsvAnswer(answered, headers)
@@ -233,12 +222,6 @@ class _CsvAnswer(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._file:
             await super().__call__(scope, receive, send)
-
-
-def _answers(parts: Parts, batch: Batch, reviews: Sequence[Review]) -> list[Answer]:
-    answers = batch.predict(reviews)
-    parts.metrics.predictions(batch.live.version, answers)
-    return answers
 
 
 @asynccontextmanager
@@ -272,16 +255,16 @@ async def _upload(request: Request, kind: str) -> AsyncIterator[UploadFile]:
 @routes.post("/predict_json", **DOCUMENTED["/predict_json"])
 async def predict_json(request: Request) -> Response:
     """Sentiment of one text."""
-    if (kind := _media_type(request)) != "application/json":
-        raise _unsupported(kind, "application/json")
+    if (kind := media_type(request)) != "application/json":
+        raise unsupported(kind, "application/json")
     body = await request.body()
-    return await to_thread.run_sync(_predict_text, _parts(request), body, request.state.request_id)
+    return await to_thread.run_sync(_predict_text, parts_of(request), body, request.state.request_id)
 
 
 def _predict_text(parts: Parts, body: bytes, request_id: str) -> Response:
     batch = parts.predictions.batch(request_id)
     text = read_text(body)
-    (answer,) = _answers(parts, batch, [Review(text)])
+    (answer,) = answers_of(parts, batch, [Review(text)])
     if answer.prediction is None:
         raise Problem.at("text", str(answer.fault))
     told = {
@@ -291,7 +274,7 @@ def _predict_text(parts: Parts, body: bytes, request_id: str) -> Response:
         "prediction_id": answer.prediction_id,
         "model_version": batch.live.version,
     }
-    return _json(told, headers=DRIFT_HEADERS)
+    return as_json(told, headers=DRIFT_HEADERS)
 
 
 # --- the model
@@ -300,7 +283,7 @@ def _predict_text(parts: Parts, body: bytes, request_id: str) -> Response:
 @routes.get("/model", **DOCUMENTED["/model"])
 def model(request: Request) -> Response:
     """The model that answers now, and why it does."""
-    live = _parts(request).predictions.live()
+    live = parts_of(request).predictions.live()
     told = {
         **asdict(live.champion),
         "promoted_by": live.champion.actor,
@@ -308,22 +291,22 @@ def model(request: Request) -> Response:
         "dataset": live.card.get("dataset"),
         "loaded_at": live.loaded_at,
     }
-    return _json(told)
+    return as_json(told)
 
 
 @routes.get("/model/metrics", **DOCUMENTED["/model/metrics"])
 def model_metrics(request: Request) -> Response:
     """Figures of the live model on its own test rows."""
-    return _json(_parts(request).predictions.live().card["metrics"])
+    return as_json(parts_of(request).predictions.live().card["metrics"])
 
 
 @routes.post("/loadmodel", **DOCUMENTED["/loadmodel"])
 def load_model(request: Request) -> Response:
     """Look for another champion now; a running server does so every second by itself."""
-    predictions = _parts(request).predictions
+    predictions = parts_of(request).predictions
     before = predictions.swaps
     live = predictions.load()
-    return _json({"model_version": live.version, "changed": predictions.swaps > before})
+    return as_json({"model_version": live.version, "changed": predictions.swaps > before})
 
 
 @routes.get("/loadmodel", include_in_schema=False)
@@ -341,23 +324,23 @@ def retrain(request: Request) -> Response:
 
     It runs in a process of its own, one at a time: while one is on its way its job is answered again.
     """
-    job = _parts(request).platform.models.schedule_retrain()
+    job = parts_of(request).platform.models.schedule_retrain()
     status_url = f"/jobs/{job.job_id}"
     body = {"status": "Retraining scheduled", "job_id": job.job_id, "status_url": status_url}
-    return _json(body, status=202, headers={"Location": status_url})
+    return as_json(body, status=202, headers={"Location": status_url})
 
 
 @routes.get("/jobs", **DOCUMENTED["/jobs"])
 def jobs(request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> Response:
     """Jobs, newest first."""
-    found = _parts(request).platform.state.jobs(limit=limit)
-    return _json({"jobs": [{**_job(job), "log": ""} for job in found]})
+    found = parts_of(request).platform.state.jobs(limit=limit)
+    return as_json({"jobs": [{**_job(job), "log": ""} for job in found]})
 
 
 @routes.get("/jobs/{job_id}", **DOCUMENTED["/jobs/{job_id}"])
 def job(request: Request, job_id: str) -> Response:
     """How one job goes: its state, progress, the end of its log, and its result."""
-    return _json(_job(_parts(request).platform.state.job(job_id)))
+    return as_json(_job(parts_of(request).platform.state.job(job_id)))
 
 
 def _job(job: Job) -> dict[str, object]:
@@ -370,14 +353,14 @@ def _job(job: Job) -> dict[str, object]:
 @routes.get("/livez", **DOCUMENTED["/livez"])
 async def livez() -> Response:
     """Whether the process answers at all."""
-    return _json({"status": "alive"})
+    return as_json({"status": "alive"})
 
 
 @routes.get("/healthcheck", **DOCUMENTED["/readyz"])
 @routes.get("/readyz", **DOCUMENTED["/readyz"])
 def readyz(request: Request) -> Response:
     """Whether it can predict, with what, and what is away meanwhile. 503 with the reason if it cannot."""
-    parts = _parts(request)
+    parts = parts_of(request)
     predictions = parts.predictions
     away = {
         "mlflow": {True: "reachable", False: "unreachable", None: "not asked yet"}[parts.upkeep.mlflow_reachable],
@@ -390,13 +373,13 @@ def readyz(request: Request) -> Response:
     except NoModel as err:
         raise Problem(503, str(err), headers=RETRY, more=away) from err
     model = predictions.reason or "the champion"
-    return _json({"status": "ready", "model_version": version, "model": model, **away})
+    return as_json({"status": "ready", "model_version": version, "model": model, **away})
 
 
 @routes.get("/metrics", **DOCUMENTED["/metrics"])
 def metrics(request: Request) -> Response:
     """Figures of this process in Prometheus' text format."""
-    return Response(_parts(request).metrics.text(), media_type=CONTENT_TYPE)
+    return Response(parts_of(request).metrics.text(), media_type=CONTENT_TYPE)
 
 
 # --- reports and pages
@@ -408,7 +391,7 @@ def reports(request: Request) -> Response:
     names = [name for name, _ in _reports(request)]
     if "text/html" in request.headers.get("accept", ""):
         return pages.reports_page(names)
-    return _json({"reports": [{"name": name, "url": f"/reports/{quote(name)}"} for name in names]})
+    return as_json({"reports": [{"name": name, "url": f"/reports/{quote(name)}"} for name in names]})
 
 
 @routes.get("/reports/{name:path}", **DOCUMENTED["/reports/{name:path}"])
@@ -424,7 +407,7 @@ def report(request: Request, name: str) -> Response:
 
 def _reports(request: Request) -> list[tuple[str, Path]]:
     """Reports by name: the visible files that are really inside the folder, wherever links point."""
-    storage = _parts(request).platform.settings.storage
+    storage = parts_of(request).platform.settings.storage
     root = storage.folder(storage.reports_dir).resolve()
     found = ((path.relative_to(root), path.resolve()) for path in sorted(root.rglob("*")))
     return [
@@ -438,7 +421,7 @@ def _reports(request: Request) -> list[tuple[str, Path]]:
 def index(request: Request) -> Response:
     """The first page."""
     try:
-        live = _parts(request).predictions.live()
+        live = parts_of(request).predictions.live()
         status = f"Model version {live.version} ({live.champion.kind}) answers."
     except NoModel as err:
         status = f"Not ready: {err}."
@@ -451,31 +434,7 @@ def api_docs(request: Request) -> Response:
     return pages.docs_page(request.app.openapi())
 
 
-# --- small things
-
-
-def _parts(request: Request) -> Parts:
-    parts: Parts = request.app.state.parts
-    return parts
-
-
-def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _unsupported(found: str, expected: str) -> Problem:
-    return Problem.at("Content-Type", f"is {found or 'missing'}, expected {expected}", status=415)
-
-
-def _json(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    try:
-        text = _dumps(body)
-    except ValueError:  # a figure that could not be measured is NaN inside, and null in JSON
-        text = _dumps(json.loads(json.dumps(body, default=datetime.isoformat), parse_constant=lambda _: None))
-    return Response(text, status, headers, media_type="application/json")
-
-
-_dumps = partial(json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=datetime.isoformat)
+# --- problems
 
 
 async def _answer_problem(request: Request, err: Exception) -> Response:
