@@ -4,10 +4,12 @@
     Files      the bucket: small files by name (reports, CSV contract of the first version)
     Tables     append-only tables: reviews, rejects, predictions
     Bundles    model files by hash, on the local disk
+    Live       what the processes of a server share: compiled models, which one answers, how the keeper is
     Datasets   immutable dataset manifests by fingerprint
     Registry   the tracking server and model registry (a projection of the champion row)
     State      champion, ledger, jobs and leases in one transactional store
     Spool      predictions that are acknowledged and not yet in their table
+    Keys       the API keys, as hashes
     Launcher   a process of its own for long work
 
 Each has an adapter in `adapters/memory.py` beside the real one; `tests/contracts` runs the same
@@ -16,16 +18,15 @@ suite on both. Only `bootstrap.py` chooses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, TypedDict, Unpack
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 from mobile_sentiment_ops.errors import StoreError
 from mobile_sentiment_ops.types import (
+    ApiKey,
     Champion,
     Decision,
     Job,
@@ -35,6 +36,11 @@ from mobile_sentiment_ops.types import (
     ModelVersion,
     PredictionRecord,
 )
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # what answers does without it
+    from typing_extensions import Buffer
 
 
 class Clock(Protocol):
@@ -119,6 +125,49 @@ class Bundles(Protocol):
 
     def list(self) -> list[str]:
         """The hashes of the bundles on this disk, sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What servers answer with, as their keeper tells them: a champion with its card and the hash of its
+    compiled form, or None; `note` says why there is none, or why an earlier model answers."""
+
+    champion: Champion | None
+    note: str = ""
+    sha256: str = ""
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperReport:
+    """How the keeper is; what is not well is told in words."""
+
+    at: datetime
+    mlflow: str = "not asked yet"
+    predictions_table: str = "ok"
+    bucket: str = "ok"
+
+
+class Live(Protocol):
+    """What the processes of a server share."""
+
+    def keep(self, bundle_hash: str, compiled: bytes) -> None:
+        """Store the compiled form of a bundle, whole or not at all; the oldest few of many make way."""
+
+    def compiled(self, bundle_hash: str) -> Buffer:
+        """The compiled form of a bundle, unchecked, mapped where it is a file; NotFound when there is none."""
+
+    def publish(self, published: Published) -> None:
+        """Tell all servers what to answer with."""
+
+    def published(self) -> Published | None:
+        """What they were told, the same object until something else is; None before. Cheap: asked ten times a second."""
+
+    def report(self, report: KeeperReport) -> None:
+        """Tell how the keeper is."""
+
+    def reported(self) -> KeeperReport | None:
+        """What it told last."""
 
 
 class Datasets(Protocol):
@@ -269,6 +318,19 @@ class Spool(Protocol):
 
     def depth(self) -> int:
         """How many records wait, about."""
+
+
+class Keys(Protocol):
+    """API keys as hashes, where every server sees them."""
+
+    def list(self) -> Sequence[ApiKey]:
+        """All of them, in the order they were made; StoreError when they cannot be read."""
+
+    def change(self, change: Callable[[Sequence[ApiKey]], Sequence[ApiKey]]) -> None:
+        """Replace all keys by what `change` makes of them, one change at a time; what it raises leaves them as they are."""
+
+    def stamp(self) -> object:
+        """Another value after every change, at the cost of a look at the disk."""
 
 
 class Launcher(Protocol):
