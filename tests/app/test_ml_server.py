@@ -581,6 +581,7 @@ def test_every_documented_request_works_and_every_answer_is_as_documented(world:
     tried = 0
     for path, methods in document["paths"].items():
         place = path.replace("{job_id}", job_id).replace("{name}", "link-in.html")
+        place = place.replace("{model}", "MobileSentimentModel")
         for method, call in methods.items():
             for parts in _documented_requests(call) or [{}]:
                 answer = world.client.request(method, place, **parts)

@@ -27,6 +27,10 @@ NAMED: dict[str, Entry] = {
         "X-Drift-Status": {"schema": {"type": "string"}, "description": "no-reference: nothing to compare with yet"},
         "X-Request-ID": {"schema": {"type": "string"}},
     },
+    "v2 error": {
+        "description": "What is wrong, in the protocol's form",
+        "content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}},
+    },
 }
 
 

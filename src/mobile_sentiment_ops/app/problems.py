@@ -60,7 +60,10 @@ class Problem(Exception):
         return cls(status, str(err), headers=RETRY if status == 503 else None)
 
     def response(self, path: str, request_id: str) -> Response:
-        """The answer for a request to `path`."""
+        """The answer for a request to `path`; the Open Inference Protocol has a form of its own."""
+        if path.startswith("/v2/"):
+            told = json.dumps({"error": self.detail}).encode()
+            return Response(told, self.status, self.headers, media_type="application/json")
         body = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
