@@ -38,6 +38,7 @@ enum { BLOCK = 64, BLOCKS = 0x110000 / BLOCK };
 static const uint16_t *block_of, *entries; /* NULL until a table is loaded */
 static const uint32_t *folded;
 static uint64_t times[128], plus[128]; /* what a byte of ASCII makes of the hash of the open word: hash * times + plus */
+static uint64_t powers[8];             /* of FACTOR */
 
 static inline uint32_t entry_of(uint32_t point)
 {
@@ -56,6 +57,8 @@ static int load_table(const uint16_t *of, size_t ofs, const uint16_t *new_entrie
     if (!sound)
         return 0;
     block_of = of, entries = new_entries, folded = points;
+    for (int i = 0; i < 8; i++)
+        powers[i] = i ? powers[i - 1] * FACTOR : 1;
     for (uint32_t point = 0; point < 128; point++) {
         const uint32_t entry = entry_of(point);
         const int separates = entry == SEPARATOR, dropped = entry == DROPPED;
@@ -111,19 +114,18 @@ typedef struct {
 
 static const uint32_t START = 2, END = 3; /* around the characters of a token; both are separators outside */
 
+/* A run's hash is what the hash of all code points up to its end has more than that of those before it. */
 static int characters(Scanner *scanner, const uint32_t *points, size_t size)
 {
     const size_t shortest = (size_t)scanner->grams.shortest, longest = (size_t)scanner->grams.longest;
+    uint64_t hashes[8] = {0}, hash = 0; /* the hash of all before, at places modulo 8 */
     if (size > SIZE_MAX / 128 || reserve(&scanner->hashes, (size + 2) * (longest - shortest + 1)))
         return NO_MEMORY;
     uint32_t *to = scanner->hashes.at + scanner->hashes.size;
-    for (size_t first = 0; first < size + 2; first++) {
-        uint64_t hash = CHARACTERS_SEED;
-        for (size_t at = first; at < size + 2 && at < first + longest; at++) {
-            hash = step(hash, at == 0 ? START : at > size ? END : points[at - 1]);
-            if (at - first + 1 >= shortest)
-                *to++ = finish(hash) | scanner->family;
-        }
+    for (size_t at = 1; at <= size + 2; at++) {
+        hashes[at % 8] = hash = step(hash, at == 1 ? START : at > size + 1 ? END : points[at - 2]);
+        for (size_t run = shortest; run <= longest && run <= at; run++)
+            *to++ = finish(hash - (hashes[(at - run) % 8] - CHARACTERS_SEED) * powers[run]) | scanner->family;
     }
     scanner->hashes.size = (size_t)(to - scanner->hashes.at);
     return OK;
@@ -231,6 +233,30 @@ static int ascii(Scanner *scanner, const uint8_t **from, const uint8_t *end)
     return OK;
 }
 
+/* The same where the code points of words are wanted. */
+static int spelled(Scanner *scanner, const uint8_t **from, const uint8_t *end)
+{
+    const uint8_t *at = *from;
+    if ((scanner->run == EMOJI && end_run(scanner)) || (scanner->run == SEPARATOR && begin_run(scanner, SEPARATOR))
+        || reserve(&scanner->points, (size_t)(end - at)))
+        return NO_MEMORY;
+    int failed = OK;
+    for (; at < end && *at < 128; at++) {
+        const uint64_t factor = times[*at];
+        if (factor) {
+            scanner->points.at[scanner->points.size] = (uint32_t)plus[*at];
+            scanner->points.size += factor > 1;
+            scanner->hash = scanner->hash * factor + plus[*at];
+        } else if (scanner->points.size) {
+            scanner->run = WORD;
+            failed |= begin_run(scanner, SEPARATOR);
+        }
+    }
+    scanner->run = scanner->points.size ? WORD : SEPARATOR;
+    *from = at;
+    return failed;
+}
+
 /* The hashes of a text, in `hashes`. */
 static int scan(Scanner *scanner, const uint8_t *at, size_t size)
 {
@@ -240,8 +266,8 @@ static int scan(Scanner *scanner, const uint8_t *at, size_t size)
     scanner->words.size = scanner->hashes.size = scanner->tokens.size = 0;
     scanner->run = SEPARATOR;
     while (at < end && !failed) {
-        if (hash_alone && *at < 128 && scanner->run != UNSPACED) {
-            failed = ascii(scanner, &at, end);
+        if (*at < 128 && scanner->run != UNSPACED) {
+            failed = (hash_alone ? ascii : spelled)(scanner, &at, end);
             continue;
         }
         const int32_t point = decode(&at, end);
@@ -424,41 +450,69 @@ static int texts_of_bounds(const Py_buffer *data, const int64_t *bounds, Text *t
     return 1;
 }
 
-/* Count the texts from `row` on, which are strings in a tuple or UTF-8 between pairs of places, until there is no more
- * room in the arrays of the answer; where it stopped. `first` is the number of the first text in messages. */
+/* The texts of a tuple of str, or of `data` between the pairs of places of `bounds`, which stay open; how many they are.
+ * `first` is the number of the first one in messages. NULL when they cannot be read; who calls frees them. */
+static Text *texts_of(PyObject *given, const Py_buffer *data, Py_buffer *bounds, Py_ssize_t first, Py_ssize_t *count)
+{
+    const int strings = PyTuple_Check(given);
+    if (!strings && PyObject_GetBuffer(given, bounds, PyBUF_SIMPLE))
+        return NULL;
+    *count = strings ? PyTuple_Size(given) : bounds->len / 16;
+    Text *texts = PyMem_Malloc((size_t)(*count + 1) * sizeof *texts);
+    if (!texts)
+        PyErr_NoMemory();
+    else if (!(strings ? texts_of_strings(given, texts, *count, first)
+                       : texts_of_bounds(data, bounds->buf, texts, *count, first))) {
+        PyMem_Free(texts);
+        texts = NULL;
+    }
+    return texts;
+}
+
+static void *refused(int failed, Py_ssize_t text)
+{
+    return failed == NOT_UTF8 ? PyErr_Format(PyExc_ValueError, "text %zd is not valid UTF-8", text) : PyErr_NoMemory();
+}
+
+/* Use a table: three buffers, which it keeps. */
+static PyObject *kernel_load(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    Py_buffer of[3]; /* not released once they are used: the table points into them */
+    if (!PyArg_ParseTuple(arguments, "y*y*y*", of, of + 1, of + 2))
+        return NULL;
+    if (load_table(of[0].buf, (size_t)of[0].len / 2, of[1].buf, (size_t)of[1].len / 2, of[2].buf, (size_t)of[2].len / 4))
+        Py_RETURN_NONE;
+    PyBuffer_Release(of), PyBuffer_Release(of + 1), PyBuffer_Release(of + 2);
+    return PyErr_Format(PyExc_ValueError, "this is no table of code points");
+}
+
+#ifndef KERNEL_IN_ANOTHER_MODULE
+/* Count the texts from `row` on until there is no more room in the arrays of the answer; where it stopped. */
 static PyObject *kernel_count(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     PyObject *given;
     Py_buffer data, bounds = {0}, starts, buckets, counts;
-    Py_ssize_t first, row;
+    Py_ssize_t first, row, count;
     Grams grams;
-    Text *texts = NULL;
     if (!PyArg_ParseTuple(arguments, "Oz*nniiiiw*w*w*", &given, &data, &first, &row, &grams.words, &grams.shortest,
                           &grams.longest, &grams.bits, &starts, &buckets, &counts))
         return NULL;
-    const int strings = PyTuple_Check(given);
-    if (strings || !PyObject_GetBuffer(given, &bounds, PyBUF_SIMPLE)) {
-        const Py_ssize_t count = strings ? PyTuple_Size(given) : bounds.len / 16;
-        const Rows to = {starts.buf, buckets.buf, counts.buf};
-        const size_t room = (size_t)buckets.len / 4;
-        if (!entries || grams.bits < 1 || grams.bits > 32 || row < 0 || row > count || starts.len != 8 * (count + 1)
-            || counts.len != buckets.len || to.starts[row] < 0 || (size_t)to.starts[row] > room)
-            PyErr_SetString(PyExc_ValueError, "no table is loaded, or bits is not 1..32, or the arrays do not fit");
-        else if (!(texts = PyMem_Malloc((size_t)(count + 1) * sizeof *texts)))
-            PyErr_NoMemory();
-        else if (strings ? texts_of_strings(given, texts, count, first)
-                         : texts_of_bounds(&data, bounds.buf, texts, count, first)) {
-            size_t done = (size_t)row;
-            int failed;
-            Py_BEGIN_ALLOW_THREADS
-            failed = count_texts(texts, (size_t)count, grams, to, room, &done);
-            Py_END_ALLOW_THREADS
-            row = (Py_ssize_t)done;
-            if (failed == NOT_UTF8)
-                PyErr_Format(PyExc_ValueError, "text %zd is not valid UTF-8", first + row);
-            else if (failed)
-                PyErr_NoMemory();
-        }
+    Text *texts = texts_of(given, &data, &bounds, first, &count);
+    const Rows to = {starts.buf, buckets.buf, counts.buf};
+    const size_t room = (size_t)buckets.len / 4;
+    if (texts
+        && (!entries || grams.bits < 1 || grams.bits > 32 || row < 0 || row > count || starts.len != 8 * (count + 1)
+            || counts.len != buckets.len || to.starts[row] < 0 || (size_t)to.starts[row] > room))
+        PyErr_SetString(PyExc_ValueError, "no table is loaded, or bits is not 1..32, or the arrays do not fit");
+    else if (texts) {
+        size_t done = (size_t)row;
+        int failed;
+        Py_BEGIN_ALLOW_THREADS
+        failed = count_texts(texts, (size_t)count, grams, to, room, &done);
+        Py_END_ALLOW_THREADS
+        row = (Py_ssize_t)done;
+        if (failed)
+            refused(failed, first + row);
     }
     PyMem_Free(texts), PyBuffer_Release(&data), PyBuffer_Release(&bounds);
     PyBuffer_Release(&starts), PyBuffer_Release(&buckets), PyBuffer_Release(&counts);
@@ -501,18 +555,6 @@ static PyObject *kernel_weigh(PyObject *Py_UNUSED(module), PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-/* Use a table: three buffers, which it keeps. */
-static PyObject *kernel_load(PyObject *Py_UNUSED(module), PyObject *arguments)
-{
-    Py_buffer of[3]; /* not released once they are used: the table points into them */
-    if (!PyArg_ParseTuple(arguments, "y*y*y*", of, of + 1, of + 2))
-        return NULL;
-    if (load_table(of[0].buf, (size_t)of[0].len / 2, of[1].buf, (size_t)of[1].len / 2, of[2].buf, (size_t)of[2].len / 4))
-        Py_RETURN_NONE;
-    PyBuffer_Release(of), PyBuffer_Release(of + 1), PyBuffer_Release(of + 2);
-    return PyErr_Format(PyExc_ValueError, "this is no table of code points");
-}
-
 static PyMethodDef methods[] = {
     {"count", kernel_count, METH_VARARGS, NULL},
     {"tokens", kernel_tokens, METH_O, NULL},
@@ -527,4 +569,5 @@ PyMODINIT_FUNC PyInit__kernel(void)
 {
     return PyModule_Create(&definition);
 }
+#endif
 #endif
