@@ -21,8 +21,8 @@ from typing import BinaryIO, TextIO
 
 from mobile_sentiment_ops.app.prediction import Answer, Review
 from mobile_sentiment_ops.app.problems import MAX_ERRORS, Problem
-from mobile_sentiment_ops.data.columns import recognise, shown
-from mobile_sentiment_ops.data.csv_rows import Row, read_csv
+from mobile_sentiment_ops.data.columns import kept_names, recognise, shown
+from mobile_sentiment_ops.data.csv_rows import Row, full_rows, read_csv, writable
 from mobile_sentiment_ops.data.lines import open_lines
 from mobile_sentiment_ops.data.predictions import text_fault
 from mobile_sentiment_ops.errors import UnreadableFile
@@ -72,7 +72,7 @@ def answer_csv(stream: BinaryIO, name: str, predict: Predict, out: TextIO) -> No
         picks = {part: header.index(column) for column, part in recognise(header).items() if part in TOLD}
         # Python 3.11 quotes a bare carriage return only when it is part of the line's end
         writer = csv.writer(SimpleNamespace(write=lambda line: out.write(f"{line[:-2]}\n")), lineterminator="\r\n")
-        writer.writerow(map(without_formula, (*_kept_names(header), *ADDED)))
+        writer.writerow(map(without_formula, (*kept_names(header, ADDED), *ADDED)))
         while chunk := list(itertools.islice(file, CHUNK_ROWS)):
             sound = [row for row in chunk if row.fault is None]
             answers = iter(predict(_reviews(sound, text_at, picks)))
@@ -106,50 +106,17 @@ def _open_csv(stream: BinaryIO, name: str) -> Iterator[tuple[list[str], Iterator
         if not lines.peek(1):
             raise UnreadableFile(f"{name} is empty; expected a CSV file with a column {TEXT_COLUMN}")
         names, rows = read_csv(lines, lambda names: TEXT_COLUMN in names)
-        header = [_writable(cell) for cell in names]
+        header = [writable(cell) for cell in names]
         found = header.count(TEXT_COLUMN)
         if found != 1:
             wrong = f"{found} columns are named {TEXT_COLUMN}" if found else f"there is no column {TEXT_COLUMN}"
             raise UnreadableFile(f"{name} line {lines.number}: {wrong}; found {shown(header)}, expected exactly one")
         if len(header) > MAX_COLUMNS:
             raise UnreadableFile(f"{name} has {len(header):,} columns, expected at most {MAX_COLUMNS}")
-        yield header, _answerable(rows, len(header))
-
-
-def _answerable(rows: Iterator[Row], width: int) -> Iterator[Row]:
-    """Every row with its cells brought to the header's number. A line without anything on it is no row,
-    except in a file of one column, where it is a blank review unless nothing follows it."""
-    blank_lines = 0
-    for line, cells, fault, _ in rows:
-        if not cells:
-            blank_lines += width == 1
-            continue
-        yield from (Row(blank, [""]) for blank in range(line - blank_lines, line))
-        blank_lines = 0
-        if fault:
-            cells = [_writable(cell) for cell in (cells + [""] * width)[:width]]
-        yield Row(line, cells, fault)
-
-
-def _writable(cell: str) -> str:
-    """The cell with a mark for every character that is none."""
-    return cell.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+        yield header, full_rows(rows, len(header))
 
 
 # --- answering
-
-
-def _kept_names(header: Sequence[str]) -> list[str]:
-    """The caller's column names; those that we add ourselves get `given_` before them.
-
-    >>> _kept_names(["review_text", "sentiment", "app"])
-    ['review_text', 'given_sentiment', 'app']
-    """
-    kept = list(header)
-    for at, name in enumerate(header):
-        while kept[at] in ADDED or (kept[at] != name and kept[at] in header):
-            kept[at] = f"given_{kept[at]}"
-    return kept
 
 
 def _reviews(rows: Sequence[Row], text_at: int, picks: dict[str, int]) -> list[Review]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 
 from mobile_sentiment_ops.errors import SettingsError, UnreadableFile
@@ -90,3 +90,16 @@ def shown(names: Sequence[str]) -> str:
     "'id', 'stars'"
     """
     return ", ".join(repr(name[:40]) for name in names[:12]) + (", ..." if len(names) > 12 else "") or "nothing"
+
+
+def kept_names(given: Sequence[str], added: Collection[str]) -> list[str]:
+    """The names of a caller's columns; those that we add ourselves get `given_` before them.
+
+    >>> kept_names(["review_text", "sentiment", "app"], ("sentiment",))
+    ['review_text', 'given_sentiment', 'app']
+    """
+    kept = list(given)
+    for at, name in enumerate(given):
+        while kept[at] in added or (kept[at] != name and kept[at] in given):
+            kept[at] = f"given_{kept[at]}"
+    return kept

@@ -56,6 +56,26 @@ def read_csv(lines: Lines, known: Callable[[list[str]], int]) -> tuple[list[str]
     return [name.strip() for name in header], _rows(reader, lines, delimiter, len(header))
 
 
+def full_rows(rows: Iterator[Row], width: int) -> Iterator[Row]:
+    """Every row with its cells brought to the header's number. A line without anything on it is no row,
+    except in a file of one column, where it is a blank review unless nothing follows it."""
+    blank_lines = 0
+    for line, cells, fault, _ in rows:
+        if not cells:
+            blank_lines += width == 1
+            continue
+        yield from (Row(blank, [""]) for blank in range(line - blank_lines, line))
+        blank_lines = 0
+        if fault:
+            cells = [writable(cell) for cell in (cells + [""] * width)[:width]]
+        yield Row(line, cells, fault)
+
+
+def writable(cell: str) -> str:
+    """The cell with a mark for every character that is none."""
+    return cell.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
 def _rows(reader: Iterator[list[str]], lines: Lines, delimiter: str, width: int) -> Iterator[Row]:
     read_again = 0
     while True:
