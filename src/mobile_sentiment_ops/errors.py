@@ -13,14 +13,18 @@
     |   +-- Unavailable         it did not answer; worth a retry
     |   +-- StaleToken          another process changed the thing first
     |   +-- FormatTooNew        written by a later release than this one
+    |   +-- SpoolFull           no room to keep a prediction until it is in its table
     +-- Busy                    one at a time, and one is running
     +-- NotFound                no version, job, dataset or table of that name
+    +-- CallFailed              a server refused a call, or answered what the client cannot read
 
 A message names the thing, what was found, what was expected and what to do next. `exit_code` is
 what the command line ends with (docs/commands.md lists them).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 
 class MsoError(Exception):
@@ -69,9 +73,32 @@ class StaleToken(StoreError): ...
 class FormatTooNew(StoreError): ...
 
 
+class SpoolFull(StoreError): ...
+
+
 class Busy(MsoError):
     exit_code = 6
 
 
 class NotFound(MsoError):
     exit_code = 7
+
+
+class CallFailed(MsoError):
+    """What a server said instead of doing it: its `status`, its `detail`, the `request_id` that its log
+    knows, and the fields or lines that are wrong."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        detail: str = "",
+        request_id: str = "",
+        errors: Sequence[Mapping[str, object]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.detail = detail
+        self.request_id = request_id
+        self.errors = tuple(errors)

@@ -34,9 +34,7 @@ from mobile_sentiment_ops.types import (
     Lease,
     LedgerEntry,
     ModelVersion,
-    PredictionRecord,
 )
-
 
 if TYPE_CHECKING:
     import pyarrow as pa  # what answers does without it
@@ -301,23 +299,41 @@ class Segment:
     """A closed piece of the spool: `key` makes its append to a table happen once."""
 
     key: tuple[str, int]
-    records: tuple[PredictionRecord, ...]
+    payloads: tuple[bytes, ...]
 
 
 class Spool(Protocol):
-    """Acknowledged predictions on the local disk until they are in their table."""
+    """Acknowledged predictions on the local disk until they are in their table.
 
-    def append(self, records: Sequence[PredictionRecord]) -> None:
-        """Return only when the records survive a kill of this process."""
+    A payload is one answer's predictions as `data/predictions.py` packs them; the spool does not look
+    into it. May be called from any thread.
+    """
+
+    def append(self, payload: bytes, count: int) -> None:
+        """Return only when the payload, of `count` predictions, survives a kill of this process;
+        SpoolFull when there is no room for it, StoreError when it cannot be kept otherwise."""
+
+    def sync(self) -> None:
+        """Return only when what was appended before survives a loss of power too."""
 
     def drain(self) -> Iterator[Segment]:
-        """Closed segments, oldest first, those of ended processes too."""
+        """Closed segments, oldest first, those of one writer in their order; this process's open one
+        is finished first. Raises StoreError at the end when some cannot be read."""
 
     def forget(self, segment: Segment) -> None:
         """Delete a segment whose rows are safe elsewhere; harmless twice."""
 
+    def rotate(self, seconds: float) -> None:
+        """Finish this process's open segment when it was begun so long ago, so that others may drain it."""
+
     def depth(self) -> int:
-        """How many records wait, about."""
+        """How many predictions wait, about."""
+
+    def size(self) -> int:
+        """How many bytes they take on the disk."""
+
+    def close(self) -> None:
+        """Finish this process's open segment; the next append begins another."""
 
 
 class Keys(Protocol):

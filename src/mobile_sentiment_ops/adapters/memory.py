@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -21,7 +22,7 @@ from mobile_sentiment_ops.adapters.state_sql import SqlState
 from mobile_sentiment_ops.data.arrow import choice, fit_schema
 from mobile_sentiment_ops.errors import NotFound, Unavailable
 from mobile_sentiment_ops.ports import Clock, Segment, TrainingRun, Which
-from mobile_sentiment_ops.types import ModelVersion, PredictionRecord
+from mobile_sentiment_ops.types import ApiKey, ModelVersion
 
 BATCH_ROWS = 65_536
 
@@ -216,36 +217,78 @@ class MemoryState(SqlState):
 
 
 class MemorySpool:
-    """Records wait in a list; a drain closes what came since the last one."""
+    """Payloads wait in a list; a drain closes what came since the last one."""
 
     def __init__(self, writer: str = "memory") -> None:
         self._writer = writer
         self._lock = threading.Lock()
         self._number = 0
-        self._open: list[PredictionRecord] = []
+        self._opened_at = 0.0
+        self._open: list[bytes] = []
         self._closed: dict[tuple[str, int], Segment] = {}
+        self._counts = [0]  # predictions by the number of their segment; the last is the open one's
 
-    def append(self, records: Sequence[PredictionRecord]) -> None:
+    def append(self, payload: bytes, count: int) -> None:
         with self._lock:
-            self._open.extend(records)
+            self._opened_at = self._opened_at if self._open else time.monotonic()
+            self._open.append(payload)
+            self._counts[-1] += count
+
+    def sync(self) -> None:
+        """Nothing is on a disk."""
 
     def drain(self) -> Iterator[Segment]:
+        self.close()
         with self._lock:
-            if self._open:
-                self._number += 1
-                segment = Segment((self._writer, self._number), tuple(self._open))
-                self._closed[segment.key] = segment
-                self._open = []
             closed = list(self._closed.values())
         yield from closed
 
     def forget(self, segment: Segment) -> None:
         with self._lock:
-            self._closed.pop(segment.key, None)
+            if self._closed.pop(segment.key, None):
+                self._counts[segment.key[1]] = 0
+
+    def rotate(self, seconds: float) -> None:
+        if time.monotonic() - self._opened_at >= seconds:
+            self.close()
 
     def depth(self) -> int:
         with self._lock:
-            return len(self._open) + sum(len(segment.records) for segment in self._closed.values())
+            return sum(self._counts)
+
+    def size(self) -> int:
+        with self._lock:
+            closed = (payload for segment in self._closed.values() for payload in segment.payloads)
+            return sum(map(len, (*closed, *self._open)))
+
+    def close(self) -> None:
+        with self._lock:
+            if self._open:
+                segment = Segment((self._writer, self._number), tuple(self._open))
+                self._closed[segment.key] = segment
+                self._number += 1
+                self._counts.append(0)
+                self._open = []
+
+
+class MemoryKeys:
+    """Keys in a tuple."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._keys: tuple[ApiKey, ...] = ()
+        self._changes = 0
+
+    def list(self) -> Sequence[ApiKey]:
+        return self._keys
+
+    def change(self, change: Callable[[Sequence[ApiKey]], Sequence[ApiKey]]) -> None:
+        with self._lock:
+            self._keys = tuple(change(self._keys))
+            self._changes += 1
+
+    def stamp(self) -> object:
+        return self._changes
 
 
 @dataclass
@@ -285,4 +328,5 @@ class MemoryPorts:
         self.registry = MemoryRegistry(clock)
         self.state = MemoryState(clock)
         self.spool = MemorySpool()
+        self.keys = MemoryKeys()
         self.launcher = MemoryLauncher()
