@@ -85,20 +85,11 @@ class NotFound(MsoError):
 
 
 class CallFailed(MsoError):
-    """What a server said instead of doing it: its `status`, its `detail`, the `request_id` that its log
-    knows, and the fields or lines that are wrong."""
+    """With the answer's `status` and `detail`, the `request_id` that the server's log knows, and the fields or
+    lines that are wrong."""
 
     def __init__(
-        self,
-        message: str,
-        *,
-        status: int,
-        detail: str = "",
-        request_id: str = "",
-        errors: Sequence[Mapping[str, object]] = (),
+        self, message: str, *, status: int, detail: str, request_id: str, errors: Sequence[Mapping[str, object]] = ()
     ) -> None:
         super().__init__(message)
-        self.status = status
-        self.detail = detail
-        self.request_id = request_id
-        self.errors = tuple(errors)
+        self.status, self.detail, self.request_id, self.errors = status, detail, request_id, tuple(errors)

@@ -281,7 +281,7 @@ def resolve_settings(
 
 _FREE_TABLES = ("ingest.columns", "training.parameters")  # tables whose keys are the user's own
 _LISTS = ("training.kinds", "api.allowed_hosts", "api.cors_origins")
-_RESERVED = ("MSO_SHARED_DATA", "MSO_CONFIG")  # read by the tests and by the command line
+_RESERVED = ("MSO_SHARED_DATA", "MSO_CONFIG", "MSO_API_URL", "MSO_API_KEY")  # of the tests, the commands, client.py
 
 
 def setting_descriptions() -> dict[str, str]:
