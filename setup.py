@@ -4,15 +4,17 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
+FILES = sorted(Path("src/mobile_sentiment_ops/models").glob("_*.c"))
 EXTENSIONS = [
     Extension(
         ".".join(file.with_suffix("").parts[1:]),
         [str(file)],
+        depends=[str(other) for other in FILES],  # one includes another
         extra_compile_args=["-O3", "-std=gnu11", "-Wall", "-Wextra"],
         py_limited_api=True,
         optional=True,
     )
-    for file in sorted(Path("src/mobile_sentiment_ops/models").glob("_*.c"))
+    for file in FILES
 ]
 
 setup(ext_modules=EXTENSIONS, options={"bdist_wheel": {"py_limited_api": "cp311"}})

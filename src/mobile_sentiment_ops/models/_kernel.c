@@ -421,20 +421,16 @@ static int weigh(Rows from, size_t count, size_t size, const int32_t *columns, s
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
-/* The texts of a tuple of str. */
-static int texts_of_strings(PyObject *strings, Text *texts, Py_ssize_t count, Py_ssize_t first)
+/* The text of a str, whose number is told when it cannot be read. */
+static int text_of(PyObject *string, Text *text, Py_ssize_t number)
 {
-    for (Py_ssize_t row = 0; row < count; row++) {
-        Py_ssize_t size;
-        const char *data = PyUnicode_AsUTF8AndSize(PyTuple_GetItem(strings, row), &size);
-        if (!data) {
-            if (PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
-                PyErr_Format(PyExc_ValueError, "text %zd holds a lone surrogate, half of a character", first + row);
-            return 0;
-        }
-        texts[row] = (Text){(const uint8_t *)data, (size_t)size};
-    }
-    return 1;
+    Py_ssize_t size;
+    const char *data = PyUnicode_AsUTF8AndSize(string, &size);
+    if (data)
+        *text = (Text){(const uint8_t *)data, (size_t)size};
+    else if (PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
+        PyErr_Format(PyExc_ValueError, "text %zd holds a lone surrogate, half of a character", number);
+    return data != NULL;
 }
 
 /* The texts of `data` between pairs of places. */
@@ -460,13 +456,14 @@ static Text *texts_of(PyObject *given, const Py_buffer *data, Py_buffer *bounds,
     *count = strings ? PyTuple_Size(given) : bounds->len / 16;
     Text *texts = PyMem_Malloc((size_t)(*count + 1) * sizeof *texts);
     if (!texts)
-        PyErr_NoMemory();
-    else if (!(strings ? texts_of_strings(given, texts, *count, first)
-                       : texts_of_bounds(data, bounds->buf, texts, *count, first))) {
-        PyMem_Free(texts);
-        texts = NULL;
-    }
-    return texts;
+        return (Text *)PyErr_NoMemory();
+    int fine = strings || texts_of_bounds(data, bounds->buf, texts, *count, first);
+    for (Py_ssize_t row = 0; strings && fine && row < *count; row++)
+        fine = text_of(PyTuple_GetItem(given, row), texts + row, first + row);
+    if (fine)
+        return texts;
+    PyMem_Free(texts);
+    return NULL;
 }
 
 static void *refused(int failed, Py_ssize_t text)

@@ -109,8 +109,10 @@ def counted(texts: Texts, grams: Grams = Grams(), *, threads: int = 1) -> Counte
         made: Counted = _reference().counted(strings, grams)
         return made
 
-    def of(batch: tuple[Any, Any, int, int]) -> Counted:
-        texts, data, first, size = batch
+    def of(batch: tuple[Any, Any, int]) -> Counted:
+        texts, data, first = batch
+        strings = isinstance(texts, tuple)
+        size = sum(map(len, texts)) if strings else min(abs(int(texts[-1, 1] - texts[0, 0])), data.size if data else 0)
         room, done = 64 + size * grams.words + 2 * size * (grams.characters[1] > 0), 0
         starts = np.zeros(len(texts) + 1, np.int64)
         buckets, counts = np.empty(room, np.int32), np.empty(room, np.float32)  # pages that stay empty cost nothing
@@ -121,9 +123,9 @@ def counted(texts: Texts, grams: Grams = Grams(), *, threads: int = 1) -> Counte
 
     try:
         if threads == 1:
-            return _joined(map(of, _batches(texts)))
+            return _joined(map(of, batches(texts)))
         with ThreadPoolExecutor(threads) as pool:
-            return _joined(pool.map(of, _batches(texts)))
+            return _joined(pool.map(of, batches(texts)))
     except ValueError as err:
         raise DataError(f"{err}; leave it out or mend its encoding") from err
 
@@ -158,9 +160,8 @@ def _joined(parts: Iterable[Counted]) -> Counted:
     return Counted(np.concatenate(sizes).cumsum(), np.concatenate(buckets), np.concatenate(counts))
 
 
-def _batches(texts: Texts) -> Iterator[tuple[Any, Any, int, int]]:
-    """What the kernel counts at once: strings and None, or bounds and the data between them; the number of its first
-    text; and how many characters or bytes it has."""
+def batches(texts: Texts) -> Iterator[tuple[Any, Any, int]]:
+    """What is read at once in C: strings and None, or bounds and the data between them; the number of its first text."""
     first = 0
     for chunk in getattr(texts, "chunks", [texts]):
         arrow = hasattr(chunk, "buffers")
@@ -169,11 +170,9 @@ def _batches(texts: Texts) -> Iterator[tuple[Any, Any, int, int]]:
         for at in range(0, len(chunk), BATCH_TEXTS):
             part = chunk[at : at + BATCH_TEXTS]
             if arrow:
-                bounds, data = _bounds(part)
-                size = abs(int(bounds[-1, 1] - bounds[0, 0]))
-                yield bounds, data, first + at, min(size, data.size if data else 0)
+                yield *_bounds(part), first + at
             else:
-                yield tuple(part), None, first + at, sum(map(len, part))
+                yield tuple(part), None, first + at
         first += len(chunk)
 
 
