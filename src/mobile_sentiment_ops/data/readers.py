@@ -163,7 +163,7 @@ def _read_csv(lines: Lines, recognise: Recogniser, batch_rows: int) -> Iterator[
 
 
 def _read_json(lines: Lines, recognise: Recogniser, batch_rows: int) -> Iterator[Batch]:
-    records = _document(lines) if _is_document(lines.peek(2)) else _json_lines(lines)
+    records = _document(lines) if is_document(lines.peek(2)) else json_lines(lines)
     first = list(itertools.islice(records, batch_rows))
     if not first:
         return
@@ -186,12 +186,13 @@ Record = tuple[int, dict[str, object] | None, str]
 """A line number, the review found there (None for something else) and, of something else, the text."""
 
 
-def _is_document(first: Sequence[str]) -> bool:
+def is_document(first: Sequence[str]) -> bool:
     """Whether a JSON text is one document over several lines; else each line is an object."""
     return first[0].strip() in ("{", "[") or not any(_parsed(line) is not None for line in first)
 
 
-def _json_lines(lines: Lines) -> Iterator[Record]:
+def json_lines(lines: Lines) -> Iterator[Record]:
+    """The reviews of a text with one JSON value a line."""
     for line in lines:
         if not line.isspace():
             yield from ((lines.number, record, line) for record in _reviews_in(_parsed(line)))
