@@ -43,18 +43,29 @@ def tokens(text: str) -> list[str]:
     >>> tokens("Café, don't!"), tokens("ดีมาก")
     (['cafe', 'dont'], ['ดีม', 'ีมา', 'มาก'])
     """
-    runs: list[tuple[int, str]] = [(SEPARATOR, "")]
-    for part, kind in (found for char in text for found in folded(ord(char))):
-        if kind == runs[-1][0] and kind != EMOJI:
-            runs[-1] = kind, runs[-1][1] + chr(part)
-        elif kind != DROPPED:
-            runs.append((kind, chr(part)))
-    found: list[str] = []
+    return [token for token, _, _ in placed_tokens(text)]
+
+
+def placed_tokens(text: str) -> list[tuple[str, int, int]]:
+    """The tokens of a text, each with where it begins and ends there.
+
+    >>> placed_tokens("I DON'T")
+    [('i', 0, 1), ('dont', 2, 7)]
+    """
+    runs: list[tuple[int, list[tuple[str, int]]]] = [(SEPARATOR, [])]
+    for at, char in enumerate(text):
+        for part, kind in folded(ord(char)):
+            if kind == DROPPED:
+                continue
+            if kind != runs[-1][0] or kind == EMOJI:
+                runs.append((kind, []))
+            runs[-1][1].append((chr(part), at))
+    found: list[tuple[str, int, int]] = []
     for kind, run in runs:
-        if kind == UNSPACED:
-            found += [run[at : at + 3] for at in range(max(1, len(run) - 2))]
-        elif kind != SEPARATOR:
-            found.append(run)
+        size = 3 if kind == UNSPACED else len(run)
+        if kind != SEPARATOR:
+            parts = [run[first : first + size] for first in range(max(1, len(run) - size + 1))]
+            found += [("".join(char for char, _ in part), part[0][1], part[-1][1] + 1) for part in parts]
     return found
 
 
@@ -64,18 +75,26 @@ def hashes(text: str, grams: Grams) -> list[int]:
     >>> len(hashes("so so good", Grams(words=2))), len(hashes("so", Grams(words=1, characters=(3, 4))))
     (5, 4)
     """
-    words, (shortest, longest) = tokens(text), grams.characters
+    return [found for found, _, _ in placed_hashes(tokens(text), grams)]
+
+
+def placed_hashes(words: Sequence[str], grams: Grams) -> Iterator[tuple[int, int, int]]:
+    """The 32 bits of each feature of these tokens, with its first token and of how many it is; a run of
+    characters is of one.
+
+    >>> [place for _, *place in placed_hashes(["so", "good"], Grams(words=2))]
+    [[0, 1], [1, 1], [0, 2]]
+    """
+    shortest, longest = grams.characters
     family = 1 << 32 - grams.bits if longest else 0
-    found: list[int] = []
     runs = single = [_finish(_run(_WORDS_SEED, word)) & ~family for word in words]
     for size in range(1, grams.words + 1):
-        found += runs
+        yield from ((run, at, size) for at, run in enumerate(runs))
         runs = [_finish(_step(run, last)) & ~family for run, last in zip(runs, single[size:], strict=False)]
-    for marked in (f"{_START}{word}{_END}" for word in words if longest):
+    for at, marked in enumerate(f"{_START}{word}{_END}" for word in words if longest):
         for size in range(shortest, longest + 1):
-            places = range(len(marked) - size + 1)
-            found += [_finish(_run(_CHARACTERS_SEED, marked[at : at + size])) | family for at in places]
-    return found
+            for place in range(len(marked) - size + 1):
+                yield _finish(_run(_CHARACTERS_SEED, marked[place : place + size])) | family, at, 1
 
 
 def counted(texts: Sequence[str], grams: Grams) -> Counted:
