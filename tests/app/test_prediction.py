@@ -12,7 +12,7 @@ import pytest
 
 from mobile_sentiment_ops.adapters.memory import MemoryPorts, MemorySpool, MemoryState, MemoryTables
 from mobile_sentiment_ops.app.prediction import COMPACT_EVERY, PredictionHandler, Review
-from mobile_sentiment_ops.data.predictions import PREDICTION_SCHEMA, PREDICTIONS_TABLE, text_hash
+from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, prediction_schema, text_hash
 from mobile_sentiment_ops.errors import NoModel, NotFound, StoreError, Unavailable
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.ports import TrainingRun
@@ -259,7 +259,7 @@ def test_a_prediction_is_recorded_with_all_that_is_known(memory: MemoryPorts, pr
     assert second["review_id"] == bare.review_id == f"text-{text_hash('How do I cook?')}"
     assert second["event_time"] == memory.clock.now()
     assert [second[name] for name in ("app", "version", "language")] == [None] * 3
-    assert memory.tables.read(PREDICTIONS_TABLE).schema == PREDICTION_SCHEMA
+    assert memory.tables.read(PREDICTIONS_TABLE).schema == prediction_schema()
 
 
 @pytest.mark.parametrize(
