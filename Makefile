@@ -8,6 +8,8 @@ DATA ?=
 
 HASH := $(shell { cat requirements/*.txt pyproject.toml setup.py packaging/*.py src/mobile_sentiment_ops/models/_*.c; pwd; } | cksum | cut -d' ' -f1)
 UV := .setup/bin/uv
+# Servers that bench-serving compares with; their locks are below requirements/, so that .venv does not follow them.
+PEERS := bentoml litserve mlserver
 BIN := .venv/bin
 UV_READY := .setup/ready-$(shell cksum < requirements/setup.txt | cut -d' ' -f1)
 # `make up` needs no tools for tests, and leaves them where they are.
@@ -17,11 +19,11 @@ export UV_PYTHON_DOWNLOADS := never
 check test: export OMP_NUM_THREADS := 1
 check test: export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help setup dev up down check test fuzz bench docs lock wheel clean
+.PHONY: help setup dev up down check test fuzz bench bench-serving docs lock wheel clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /|/' | awk -F'|' '{ printf "make %-7s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/:.*## /|/' | awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
 
 setup: .venv/ready-$(KIND)-$(HASH) ## the environment alone, from the hashed locks
 	@:
@@ -55,6 +57,9 @@ SECONDS ?= 60
 bench: dev ## measure, keep the figures in bench/results and print the quality table
 	$(BIN)/python -m bench
 
+bench-serving: dev $(PEERS:%=.peers/%/ready) ## measure serving beside other servers, in about 15 minutes
+	$(BIN)/python -m bench --only serving
+
 docs: dev ## write the parts of the documents that are made from the code and from bench/results
 	$(BIN)/python docs/write.py
 
@@ -64,6 +69,8 @@ lock: $(UV_READY) ## resolve requirements/*.txt anew, keeping pins that still fi
 	@rm setup.tmp build.tmp
 	$(COMPILE) -o requirements/runtime.txt pyproject.toml
 	$(COMPILE) -o requirements/dev.txt -c requirements/runtime.txt --extra dev pyproject.toml
+	@for peer in $(PEERS); do printf '%s\nscikit-learn\n' $$peer > peer.tmp && \
+	$(COMPILE) --no-annotate -o requirements/peers/$$peer.txt peer.tmp || exit; done; rm peer.tmp
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 	$(if $(UPGRADE),--upgrade)
 
@@ -71,7 +78,7 @@ wheel: $(UV_READY) ## the package as dist/*.whl and its source
 	$(UV) build --build-constraints requirements/build.txt --require-hashes
 
 clean: ## remove environments, caches and what was built; the data in workspace/ stays
-	rm -rf .venv .setup build dist src/*.egg-info src/mobile_sentiment_ops/models/_*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .setup .peers build dist src/*.egg-info src/mobile_sentiment_ops/models/_*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments
@@ -100,3 +107,8 @@ $(UV_READY):
 	MSO_WITHOUT_C=1 $(INSTALL); }; } && \
 	rm .venv/unfinished && touch $@
 INSTALL = $(UV) pip install --quiet --python $(BIN)/python --no-deps --build-constraints requirements/build.txt --editable .
+
+# A peer that cannot be had is left out, and its row says so.
+.peers/%/ready: requirements/peers/%.txt $(UV_READY)
+	@$(FIND_PYTHON); echo "setting up .peers/$*"; $(UV) venv --quiet --clear --python "$$python" .peers/$* && \
+	$(UV) pip sync --quiet --python .peers/$*/bin/python --require-hashes $< && touch $@ || { rm -rf .peers/$*; echo "$* is left out"; }

@@ -7,6 +7,7 @@ python -m bench --only quality --rows 2000 --dry      a small try that keeps not
 quality    macro-F1 and calibration on the six splits of real reviews, beside peers; by language
 training   what features, fits, warm starts and streams cost, beside scikit-learn
 gate       how often the gate is right, in simulations; flipped bits of a bundle
+serving    what a prediction costs over HTTP, beside other servers; crashes, swaps and long files under load
 ingest     peak memory of taking in five million reviews
 up         from the command to the first answer: demo world, 90,000 real reviews, and a second time
 check      `make check` on a warm tree
@@ -29,11 +30,11 @@ from pathlib import Path
 import httpx
 import polars as pl
 
-from bench import bundle, features, gate, ingest, quality, training
+from bench import bundle, features, gate, ingest, quality, serving, training
 from bench.results import ROOT, Conditions, Row, figures_table, goal_row, keep, timing_row
 
 MAIN = "main"
-OF_REAL_REVIEWS = ("quality", "training", "gate")
+OF_REAL_REVIEWS = ("quality", "training", "gate", "serving")
 """Parts that need the real reviews; each has a file of its own."""
 REPETITIONS = 5
 UP_WITHIN_SECONDS = 300.0
@@ -170,7 +171,7 @@ def measure_gate(trials: int | None) -> Iterator[Row]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what was asked for, show it, and keep it."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, show and keep the figures.")
-    parts = ("quality", "training", "gate", "ingest", "up", "check")
+    parts = (*OF_REAL_REVIEWS, "ingest", "up", "check")
     parser.add_argument("--only", default=",".join(parts), help=f"some of {','.join(parts)}")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="of each timing")
     parser.add_argument(
@@ -188,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "quality": lambda: measure_quality(given.rows),
         "training": lambda: measure_training(given.rows, given.repetitions),
         "gate": lambda: measure_gate(given.rows),
+        "serving": lambda: serving.measure(SHARED_DATA, small=given.dry),
         "ingest": lambda: measure_ingest(max(given.rows, 100_000) if given.rows else 5_000_000),
         "up": lambda: measure_up(given.repetitions),
         "check": lambda: measure_check(given.repetitions),
@@ -208,6 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if part in OF_REAL_REVIEWS:
             shown = quality.quality_table if part == "quality" else figures_table
             print(f"\n{shown([row.as_json() for row in rows])}\n", flush=True)
+            if part == "serving":
+                print(f"{serving.peers_table(rows)}\n", flush=True)
         if not given.dry:
             area = part if part in OF_REAL_REVIEWS else MAIN
             print(f"kept in {keep(area, rows, conditions).relative_to(ROOT)}", flush=True)
