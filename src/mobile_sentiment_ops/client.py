@@ -218,15 +218,21 @@ class _Batch(msgspec.Struct):
 
 def _predicted(api: _Api, rows: list[bytes], key: str) -> Steps[list[Predicted]]:
     """The answers to one part of a prediction."""
+
+    def read(reply: Reply) -> list[Predicted]:
+        found = msgspec.json.decode(reply.body, type=_Batch)
+        if len(found.predictions) != len(rows):
+            raise msgspec.ValidationError(f"{len(found.predictions)} answers to {len(rows)} reviews")
+        return [msgspec.structs.replace(row, model_version=found.model_version) for row in found.predictions]
+
     form = b"texts" if rows[0].startswith(b'"') else b"reviews"
     body = b'{"%b":[%b]}' % (form, b",".join(rows))
     try:
-        found = yield from _tries(api, Call("POST", "/predict", _as(_Batch), body, key=key))
+        return (yield from _tries(api, Call("POST", "/predict", read, body, key=key)))
     except CallFailed as err:
         if (faults := _faults(err, len(rows))) is None:
             raise
         return [Predicted(error=fault) for fault in faults]
-    return [msgspec.structs.replace(row, model_version=found.model_version) for row in found.predictions]
 
 
 def _faults(err: CallFailed, rows: int) -> list[str] | None:
@@ -309,11 +315,12 @@ class _Api:
         """An answer for each text or review, in order; one that cannot be judged says why in `error`.
 
         More than one request may hold are sent in parts. With an `idempotency_key` of your own the same call may
-        be made again later, by another process too, and is logged once. Raises DataError for what is no text.
+        be made again later, by another process too, and is logged once. DataError for what is no text, before
+        anything is sent.
         """
         rows = [reviews] if isinstance(reviews, str | Mapping) else reviews
         key = idempotency_key or secrets.token_hex(16)
-        parts = chunks(_encoded(rows), self.chunk_rows, self.chunk_bytes)
+        parts = chunks(list(_encoded(rows)), self.chunk_rows, self.chunk_bytes)
         answers = yield (_predicted(self, part, f"{key}-{number}") for number, part in enumerate(parts))
         return [row for part in answers for row in part]
 
@@ -404,8 +411,8 @@ class _Api:
 
 
 @contextmanager
-def _one_try(api: _Api, call: Call[Any]) -> Iterator[tuple[dict[str, Any], Callable[[int], BinaryIO]]]:
-    """What httpx is to send, and what gives the place of an answer's body by its status. A file is put in its
+def _one_try(api: _Api, call: Call[Any]) -> Iterator[tuple[dict[str, Any], Callable[[httpx.Response], BinaryIO]]]:
+    """What httpx is to send, and what gives the place for the body of an answer. A file is put in its
     place at the end, so a try that breaks off leaves nothing."""
     headers = {"Content-Type": "application/json"} if call.content else {}
     headers |= {"Idempotency-Key": call.key} if call.key else {}
@@ -417,8 +424,9 @@ def _one_try(api: _Api, call: Call[Any]) -> Iterator[tuple[dict[str, Any], Calla
             if isinstance(call.upload, Path):
                 upload = {"file": (call.upload.name, files.enter_context(call.upload.open("rb")), "text/csv")}
 
-            def place(status: int) -> BinaryIO:
-                return files.enter_context(part.open("xb")) if part and status in call.good else BytesIO()
+            def place(answer: httpx.Response) -> BinaryIO:
+                is_file = answer.status_code in call.good and "x-model-version" in answer.headers
+                return files.enter_context(part.open("xb")) if part and is_file else BytesIO()
 
             request = {"method": call.method, "url": call.path, "headers": headers, "timeout": timeout}
             yield request | {"content": call.content, "files": upload or None}, place
@@ -473,7 +481,7 @@ class Client(_Api):
     def _send(self, call: Call[Any]) -> Reply | Lost:
         try:
             with _one_try(self, call) as (request, place), self._http.stream(**request) as answer:
-                body = place(answer.status_code)
+                body = place(answer)
                 for data in answer.iter_bytes():
                     body.write(data)
                 return _reply(answer, body)
@@ -532,7 +540,7 @@ class AsyncClient(_Api):
         try:
             with _one_try(self, call) as (request, place):
                 async with self._http.stream(**request) as answer:
-                    body = place(answer.status_code)
+                    body = place(answer)
                     async for data in answer.aiter_bytes():
                         body.write(data)
                     return _reply(answer, body)
