@@ -16,7 +16,7 @@ import typer.main
 from fastapi.routing import APIRoute
 
 import mobile_sentiment_ops
-from mobile_sentiment_ops.app import ml_server, protocols
+from mobile_sentiment_ops.app import explain, ml_server, protocols
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.prediction import PredictionHandler
 from mobile_sentiment_ops.app.train_model import MLOpsHandler
@@ -40,7 +40,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 ROUTES = {("GET", "/openapi.json")} | {
     (method, route.path.replace(":path", ""))
-    for route in (*ml_server.routes.routes, *protocols.routes.routes)
+    for route in (*ml_server.routes.routes, *protocols.routes.routes, *explain.routes.routes)
     if isinstance(route, APIRoute)
     for method in route.methods or ()
 }

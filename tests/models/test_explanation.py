@@ -100,7 +100,7 @@ def test_a_repeated_word_is_told_once_with_all_its_places() -> None:
 
 
 def test_two_words_in_one_bucket_share_its_part_and_say_so() -> None:
-    model, strange = LINEAR["lr"], [f"zq{number}" for number in range(400_000)]
+    strange = [f"zq{number}" for number in range(400_000)]
     buckets = counted(strange, Grams(words=1)).buckets
     known = ["crashes", "love", "slow", "great", "best", "awful", "cook", "pay", "every", "day", "open", "scan"]
     (word, other), *_ = [

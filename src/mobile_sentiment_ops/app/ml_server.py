@@ -37,7 +37,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 import mobile_sentiment_ops
-from mobile_sentiment_ops.app import pages, protocols
+from mobile_sentiment_ops.app import explain, pages, protocols
 from mobile_sentiment_ops.app.bodies import read_reviews, read_text
 from mobile_sentiment_ops.app.csv_answers import answer_csv, check_csv
 from mobile_sentiment_ops.app.edge import Edge, too_large
@@ -105,6 +105,7 @@ def create_app(platform: Platform, *, train_if_missing: bool = True) -> FastAPI:
     app.state.parts = Parts(platform, predictions, metrics, outbox, upkeep, anyio.CapacityLimiter(LARGE_CSV_AT_ONCE))
     app.include_router(routes)
     app.include_router(protocols.routes)
+    app.include_router(explain.routes)
     app.add_middleware(Edge, metrics=metrics, api=platform.settings.api)
     return app
 

@@ -8,11 +8,16 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from itertools import groupby
+from operator import itemgetter
 from string import Template
 from typing import Any
 from urllib.parse import quote
 
 from starlette.responses import HTMLResponse
+
+from mobile_sentiment_ops.models.explanation import Effect, Explanation, towards
+from mobile_sentiment_ops.types import Label
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
@@ -35,6 +40,41 @@ def reports_page(names: Sequence[str]) -> HTMLResponse:
     """Links to all reports."""
     items = "".join(f'<li><a href="/reports/{quote(name)}">{escape(name)}</a></li>' for name in names)
     return page("Reports", f"<ul>{items}</ul>" if names else "<p>There are no reports yet.</p>")
+
+
+def explanation_page(text: str, label: Label, found: Explanation, shown: Sequence[Effect]) -> HTMLResponse:
+    """A text with what speaks for `label` and against it, and the effects in `shown` as a table."""
+    rows = "".join(
+        f"<tr><td>{escape(one.words)}</td><td>{_signed(towards(label, one.effects))}</td></tr>" for one in shown
+    )
+    meaning = "sums to the logits" if found.exact else "what leaving the word out changes"
+    return page(
+        f"Why {label}" if label == found.decided else f"Why not {label}",
+        f"<p>The model says {found.decided}. Words marked <b>+</b> speak for {label}, words marked <b>−</b> against "
+        f'it.</p><p class="why">{_coloured(text, label, found)}</p>'
+        f"<table><tr><th>Word or phrase</th><th>Effect ({meaning})</th></tr>{rows}</table>",
+    )
+
+
+def _coloured(text: str, label: Label, found: Explanation) -> str:
+    """The text in HTML with marks whose strength is a share of the strongest character's."""
+    heat = [0.0] * len(text)
+    for one in found.effects:
+        for start, end in one.spans:
+            for at in range(start, end):
+                heat[at] += towards(label, one.effects) / len(one.spans) / (end - start)
+    most = max(map(abs, heat), default=0.0) or 1.0
+    html = ""
+    levels = (round(3 * value / most) * (not char.isspace()) for value, char in zip(heat, text, strict=True))
+    for level, chars in groupby(zip(levels, text, strict=True), key=itemgetter(0)):
+        part = escape("".join(char for _, char in chars))
+        sign, name = ("+", "for") if level > 0 else ("−", "against")
+        html += f'<mark class="{name}{abs(level)}">{part}<sup>{sign}</sup></mark>' if level else part
+    return html
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def docs_page(openapi: Mapping[str, Any]) -> HTMLResponse:
