@@ -13,7 +13,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import blake2b
@@ -38,7 +37,7 @@ PROBABILITIES = ("p_negative", "p_neutral", "p_positive")
 class Review(msgspec.Struct, frozen=True):
     """A text to judge, and what the caller tells about it; a date may be told as the text it came as.
 
-    No dataclass: one of a request's reviews is made in 0.2 us, a frozen dataclass in 1.2.
+    No dataclass: this is made in 0.1 us, a frozen dataclass in 1.
     """
 
     text: str
@@ -50,8 +49,7 @@ class Review(msgspec.Struct, frozen=True):
     submitted_at: datetime | str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True):
     """Reviews that got a prediction, in one answer or a part of one. The prediction of row i has the id
     `<prefix>-<first + i>`; `labels` are indices into LABELS as bytes, `probabilities` three float64 a row."""
 
@@ -91,7 +89,7 @@ def text_fault(text: str, max_chars: int) -> str | None:
     >>> text_fault("so " * 10, 20)
     'too_long: has 30 characters, expected at most 20'
     """
-    if "!" <= text[:1] <= "~" and len(text) <= max_chars and "\0" not in text and encodable(text):
+    if "!" <= text[:1] <= "~" and len(text) <= max_chars and "\0" not in text and (text.isascii() or encodable(text)):
         return None  # as nearly every text
     if len(text) > max_chars:
         return f"too_long: has {len(text):,} characters, expected at most {max_chars:,}"
@@ -157,23 +155,6 @@ LOGGED_TEXT: Mapping[str, Callable[[str], str | None]] = {"masked": masked, "has
 # --- what waits in the spool
 
 
-class _Packed(msgspec.Struct, array_like=True):
-    """`Answered` by columns; of what no review tells there is no column."""
-
-    request_id: str
-    prefix: str
-    first: int
-    received_at: datetime
-    model_version: str
-    labels: bytes
-    probabilities: bytes
-    texts: list[str]
-    told: dict[str, list[Any]]
-
-
-_ENCODER, _DECODER = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(_Packed)
-
-
 def packed(answered: Answered) -> bytes:
     """The payload that keeps an answer in the spool, with its texts as they came.
 
@@ -183,32 +164,21 @@ def packed(answered: Answered) -> bytes:
     >>> predictions_table([payload], "masked").select(["prediction_id", "label", "app", "text"]).to_pylist()[0]
     {'prediction_id': 'a1-1', 'label': 'Positive', 'app': 'lamp', 'text': 'Love it'}
     """
-    reviews = answered.reviews
-    nothing = [None] * len(reviews)
-    told: dict[str, list[Any]] = {}
-    if (ids := [review.review_id for review in reviews]) != nothing:
-        told["review_id"] = ids
-    if (apps := [review.app for review in reviews]) != nothing:
-        told["app"] = apps
-    if (versions := [review.version for review in reviews]) != nothing:
-        told["version"] = versions
-    if (languages := [review.language for review in reviews]) != nothing:
-        told["language"] = languages
-    if (times := [review.submitted_at for review in reviews]) != nothing:
-        told["submitted_at"] = times
-    return _ENCODER.encode(
+    return _ENCODE(
         (
-            answered.request_id,
             answered.prefix,
             answered.first,
+            answered.request_id,
             answered.received_at,
             answered.model_version,
             answered.labels,
             answered.probabilities,
-            [review.text for review in reviews],
-            told,
+            [(of.text, of.review_id, of.app, of.version, of.language, of.submitted_at) for of in answered.reviews],
         )
     )
+
+
+_ENCODE, _DECODE = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
 
 
 # --- the table
@@ -220,56 +190,56 @@ def predictions_table(payloads: Iterable[bytes], log_text: str) -> pa.Table:
     first one stays. Payloads of format 1 (JSON) hold texts that are masked already and stay as they are."""
     import polars as pl  # half a second that a server's start does not wait for; pa.array would load pandas
 
-    answers: list[_Packed] = []
-    old: list[Sequence[Any]] = []
+    heads: list[Any] = []  # of all answers one after the other, and so the cells of all reviews: lists of
+    cells: list[Any] = []  # plain values, as the garbage collector goes through lists of lists again and again
+    labels, probabilities = bytearray(), bytearray()
+    old: list[list[Any]] = []
     for payload in payloads:
         if payload.startswith(b"["):
             old += json.loads(payload)
-        else:
-            answers.append(_DECODER.decode(payload))
-    frames = [_frame(answers, log_text)] if answers or not old else []
-    frames += [_frame_of_format_1(old)] if old else []
+            continue
+        *head, label, three, reviews = _DECODE(payload)
+        heads += (len(reviews), *head)
+        cells.extend(chain.from_iterable(reviews))
+        labels += label
+        probabilities += three
+    frames = [_frame(heads, cells, labels, probabilities, log_text), _frame_of_format_1(old)]
     rows = pl.concat(frames).unique("prediction_id", keep="first", maintain_order=True)
     return rows.to_arrow().cast(prediction_schema())
 
 
-def _frame(answers: Sequence[_Packed], log_text: str) -> pl.DataFrame:
+def _frame(
+    heads: list[Any], cells: list[Any], labels: bytearray, probabilities: bytearray, log_text: str
+) -> pl.DataFrame:
     import polars as pl
 
-    counts = np.array([len(answer.texts) for answer in answers], np.int64)
-    first = np.array([answer.first for answer in answers], np.int64)
-    numbers = np.arange(counts.sum()) + np.repeat(first - counts.cumsum() + counts, counts)
-    heads = {
-        name: pl.Series([getattr(answer, name) for answer in answers], dtype=pl.Utf8())
-        for name in ("prefix", "request_id", "model_version")
-    }
-    heads["received_at"] = _times([answer.received_at for answer in answers])
-    head = pl.DataFrame(heads)[np.repeat(np.arange(counts.size), counts)]
-    texts = list(chain.from_iterable(answer.texts for answer in answers))
+    def texts(name: str, values: Sequence[str | None]) -> pl.Series:
+        return pl.Series(name, values, pl.Utf8())
 
-    def told(name: str) -> list[Any]:
-        return list(chain.from_iterable(answer.told.get(name) or [None] * len(answer.texts) for answer in answers))
-
-    ids = [given or f"text-{text_hash(text)}" for given, text in zip(told("review_id"), texts, strict=True)]
-    label = pl.Series([label.value for label in LABELS]).gather(_joined(answers, "labels", np.uint8))
-    probabilities = _joined(answers, "probabilities", np.float64).reshape(-1, 3)
-    return head.select(
-        pl.concat_str("prefix", pl.lit("-"), pl.Series(numbers)).alias("prediction_id"),
-        "request_id",
-        pl.Series("review_id", ids, pl.Utf8()),
-        _submitted(told("submitted_at"), head["request_id"]).fill_null(head["received_at"]).alias("event_time"),
-        "received_at",
-        "model_version",
-        label.alias("label"),
-        *(pl.Series(name, probabilities[:, column]) for column, name in enumerate(PROBABILITIES)),
-        *(pl.Series(name, told(name), pl.Utf8()) for name in ("app", "version", "language")),
-        _logged(texts, log_text).alias("text"),
-        pl.lit(PREDICTIONS_FORMAT, pl.Int16()).alias("format"),
+    counts, prefix, first, request_id, received_at, model_version = (heads[at::6] for at in range(6))
+    text, review_id, app, version, language, submitted_at = (cells[at::6] for at in range(6))
+    of, ends = np.repeat(np.arange(len(counts)), counts), np.cumsum(counts, dtype=np.int64)
+    numbers = pl.Series(np.arange(len(text)) + (np.array(first, np.int64) + counts - ends)[of])
+    request, received = texts("request_id", request_id)[of], _times(received_at)[of]
+    scores = np.frombuffer(probabilities).reshape(-1, 3)
+    named = [given or f"text-{text_hash(of_text)}" for given, of_text in zip(review_id, text, strict=True)]
+    return pl.DataFrame(
+        {
+            "prediction_id": texts("", prefix)[of] + "-" + numbers.cast(pl.Utf8()),
+            "request_id": request,
+            "review_id": texts("", named),
+            "event_time": _submitted(submitted_at, request).fill_null(received),
+            "received_at": received,
+            "model_version": texts("", model_version)[of],
+            "label": texts("", LABELS)[np.frombuffer(labels, np.uint8)],
+            **{name: scores[:, column] for column, name in enumerate(PROBABILITIES)},
+            "app": texts("", app),
+            "version": texts("", version),
+            "language": texts("", language),
+            "text": _logged(text, log_text),
+            "format": pl.repeat(PREDICTIONS_FORMAT, len(text), dtype=pl.Int16(), eager=True),
+        }
     )
-
-
-def _joined(answers: Sequence[_Packed], name: str, dtype: type[np.generic]) -> np.ndarray[Any, Any]:
-    return np.frombuffer(b"".join(getattr(answer, name) for answer in answers), dtype)
 
 
 def _times(times: Sequence[datetime | None]) -> pl.Series:
