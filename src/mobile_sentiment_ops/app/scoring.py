@@ -1,0 +1,279 @@
+"""Batch scoring: a file or table of reviews in, the same rows with their sentiment out.
+
+Threads score pieces (the kernel, Arrow and zstd let go of the interpreter) and one writes them in their order to
+`OUT.part`, then a line about each to the journal `OUT.progress`. What a killed run has journalled is not scored
+again: the next one cuts both files after the last whole piece and goes on. A finished file takes its name in one step.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import itertools
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mobile_sentiment_ops.app.score_files import Piece, Source, Target, batches_of, open_target
+from mobile_sentiment_ops.data.lines import encodable, undecodable
+from mobile_sentiment_ops.data.predictions import text_fault
+from mobile_sentiment_ops.data.row_groups import packed, parsed
+from mobile_sentiment_ops.errors import Busy, StoreError, UnreadableFile
+from mobile_sentiment_ops.models.compiled import CompiledModel
+from mobile_sentiment_ops.types import LABELS
+
+JOURNAL_FORMAT = 1
+_PROBABILITIES = ("p_negative", "p_neutral", "p_positive")
+ADDED = pa.schema(
+    [
+        ("sentiment", pa.string()),
+        *((name, pa.float32()) for name in ("confidence", *_PROBABILITIES)),
+        ("model_version", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+"""The columns that are added. All but the last two are null where `error` says why."""
+
+Progress = Callable[[int, float | None], None]
+"""Told the rows that are done, and the share, 0..1, where it is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A model as batch scoring uses it: what it is called, and the longest text it is asked about."""
+
+    model: CompiledModel
+    version: str
+    max_chars: int
+
+    def __call__(self, texts: pa.Array, faults: Mapping[int, str] | None = None) -> pa.Table:
+        """The columns ADDED for texts, those of text and few values as dictionaries; `faults` are known before."""
+        found = text_faults(texts, self.max_chars) | dict(faults or {})
+        wrong = np.zeros(len(texts), bool)
+        wrong[list(found)] = True
+        scored = self.model.scored(_without(texts, wrong) if found else texts)
+        of_label = scored.probabilities[np.arange(len(texts)), scored.labels]
+        numbers = np.column_stack([of_label, scored.probabilities]).T.astype(np.float32)
+        reasons = {reason: at for at, reason in enumerate(dict.fromkeys(found.values()))}
+        which = np.zeros(len(texts), np.int32)
+        which[list(found)] = [reasons[reason] for reason in found.values()]
+        columns = [
+            _named(scored.labels.astype(np.int8), LABELS, wrong),
+            *(pa.array(number, mask=wrong) for number in numbers),
+            _named(np.zeros(len(texts), np.int8), [self.version]),
+            _named(which, list(reasons), ~wrong),
+        ]
+        return pa.table(columns, names=ADDED.names)
+
+
+def _named(at: np.ndarray, names: Sequence[str], absent: np.ndarray | None = None) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(at, mask=absent), pa.array(list(names), pa.string()))
+
+
+def _without(texts: pa.Array, wrong: np.ndarray) -> pa.Array:
+    return pc.if_else(pa.array(wrong), pa.scalar(None, texts.type), texts)
+
+
+def text_faults(texts: pa.Array, max_chars: int) -> dict[int, str]:
+    """The faults of texts that get no prediction, by position: those of `text_fault`; null counts as blank.
+
+    Texts that begin with something to see, are short and hold no NUL are found without looking at each.
+
+    >>> text_faults(pa.array(["Love it", None, " \\u200b", " ok"]), 20_000)
+    {1: 'blank: expected some text', 2: 'blank: expected some text'}
+    """
+    found: dict[int, str] = {}
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        given = enumerate(texts.cast(pa.large_binary()).to_pylist())
+        broken = (at for at, data in given if not encodable((data or b"").decode("utf-8", "surrogateescape")))
+        found = dict.fromkeys(broken, undecodable("utf-8"))
+        texts = _without(texts, np.isin(np.arange(len(texts)), list(found)))
+    first = pc.utf8_slice_codeunits(texts, 0, 1).dictionary_encode()
+    seen = pa.array([text_fault(char, 1) is None for char in first.dictionary.to_pylist()], pa.bool_())
+    sound = pc.and_(seen.take(first.indices), pc.less_equal(pc.binary_length(texts), max_chars))
+    data = texts.buffers()[2]
+    if data and not np.frombuffer(data, np.uint8).all():
+        sound = pc.and_not(sound, pc.match_substring(texts, "\0"))
+    for at in np.flatnonzero(~sound.fill_null(False).to_numpy(zero_copy_only=False)).tolist():
+        if at not in found and (fault := text_fault(texts[at].as_py() or "", max_chars)):
+            found[at] = fault
+    return found
+
+
+# --- the flow
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What came of it. `resumed_rows` were scored by a run before; `faulty` ones have an error."""
+
+    output: str
+    model_version: str
+    rows: int
+    resumed_rows: int
+    labels: Mapping[str, int]
+    faulty: int
+    seconds: float
+    per_second: float
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A scored piece: the rows of each label, then those without one, and what is to be written."""
+
+    counts: list[int]
+    data: list[bytes]
+    piece: Piece
+
+
+def score(
+    source: Source, out: Path, judge: Judge, *, model_hash: str, threads: int, force: bool, progress: Progress
+) -> Scores:
+    """Score all pieces that no earlier run has scored, and give the file its name when all are there.
+
+    Raises StoreError when `out` exists (unless `force`) or cannot be written, Busy while another run writes it, and
+    UnreadableFile for a damaged source or one that changes meanwhile.
+    """
+    began = time.monotonic()
+    if out.is_dir() or (out.exists() and not force):
+        raise StoreError(f"{out} exists; name another file, or let --force replace it when the new one is complete")
+    target = open_target(source, out, ADDED)
+    model = {"version": judge.version, "sha256": model_hash, "max_text_chars": judge.max_chars}
+    head = {"format": JOURNAL_FORMAT, "input": source.identity, "column": source.text_column, "model": model}
+    with _journal(out, head) as (part, log, entries, note):
+        total = np.sum([[0] * 4, *(entry["counts"] for entry in entries)], axis=0)
+        resumed = int(total.sum())
+        groups = [parsed(base64.b64decode(group)) for entry in entries for group in entry["groups"]]
+        pieces = itertools.islice(source.pieces(), len(entries), None)
+        try:
+            if not entries:
+                part.write(target.begin)
+            for done in _in_turn((partial(_score, source, piece, judge, target) for piece in pieces), threads):
+                made = target.place(done.data, done.piece, part)
+                part.flush()
+                encoded = [base64.b64encode(packed(group)).decode() for group in made]
+                log.write(json.dumps({"end": part.tell(), "counts": done.counts, "groups": encoded}).encode() + b"\n")
+                log.flush()
+                groups, total = groups + made, total + done.counts
+                progress(int(total.sum()), source.share() if source.rows is None else total.sum() / source.rows)
+            source.require_unchanged()
+            part.write(target.end(groups))
+            part.flush()
+            os.fsync(part.fileno())
+            _part_of(out).replace(out)
+        except OSError as err:
+            kept = f"{int(total.sum()):,} scored rows are kept, and the same command goes on after them"
+            raise StoreError(f"{out} cannot be written: {_why(err)}; make room: {kept}") from err
+    rows, seconds = int(total.sum()), time.monotonic() - began
+    labels = dict(zip(LABELS, total.tolist(), strict=False))
+    rate = (rows - resumed) / max(seconds, 1e-9)
+    return Scores(str(out), judge.version, rows, resumed, labels, int(total[3]), seconds, rate, note)
+
+
+def _score(source: Source, piece: Piece, judge: Judge, target: Target) -> _Scored:
+    try:
+        added = list(_added(source, piece, judge))
+    except (pa.ArrowException, OSError) as err:
+        raise UnreadableFile(f"{source.name} is damaged ({err}); write or fetch it again") from err
+    labels = np.concatenate([chunk.indices.fill_null(3) for table in added for chunk in table.column(0).chunks])
+    tables = added
+    if piece.table is not None:
+        columns = [*piece.table.columns, *added[0].columns]
+        tables = [pa.Table.from_arrays(columns, names=target.schema.names)]
+    return _Scored(np.bincount(labels, minlength=4).tolist(), [target.encode(table) for table in tables], piece)
+
+
+def _added(source: Source, piece: Piece, judge: Judge) -> Iterator[pa.Table]:
+    """The columns ADDED of the rows of a piece, or of each of its row groups."""
+    if piece.table is not None:
+        yield judge(piece.table.column(source.text_column).combine_chunks(), piece.faults)
+    for group in piece.groups:
+        batches = batches_of(source.reopened(), [source.text_column], [group])
+        yield pa.concat_tables([judge(batch.column(0)) for batch in batches] or [judge(pa.array([], pa.string()))])
+
+
+def _in_turn(tasks: Iterable[Callable[[], _Scored]], threads: int) -> Iterator[_Scored]:
+    """What the tasks give, in their order; so many are under way, and as many wait to be taken."""
+    pool, waiting = ThreadPoolExecutor(threads), deque[Future[_Scored]]()
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(task))
+            if len(waiting) >= 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# --- the journal
+
+Entry = dict[str, Any]
+
+
+@contextmanager
+def _journal(out: Path, head: Mapping[str, object]) -> Iterator[tuple[BinaryIO, BinaryIO, Sequence[Entry], str]]:
+    """The unfinished output at the end of its last whole piece, the journal, its entries, and what is to be said of
+    an earlier run. The journal goes when the output has its name."""
+    path = out.with_name(f"{out.name}.progress")
+    try:
+        log, part = path.open("a+b"), _part_of(out).open("a+b")
+    except OSError as err:
+        raise StoreError(f"{out} cannot be written: {_why(err)}") from err
+    with log, part:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise Busy(f"another `mso score` writes {out} now; wait for it, or name another file") from err
+        log.seek(0)
+        before, *lines = log.read().splitlines(keepends=True) or [b""]
+        first = json.dumps(head).encode() + b"\n"
+        entries: list[Entry] = []
+        note, size = "", part.seek(0, os.SEEK_END)
+        if before == first:
+            read = list(itertools.takewhile(lambda entry: entry and entry["end"] <= size, map(_entry, lines)))
+            entries = [entry for entry in read if entry]
+            note = f"went on after {len(entries):,} pieces of an earlier run" if entries else ""
+        elif known := _entry(before):
+            changed = " and ".join(name for name in head if known.get(name) != head[name])
+            note = f"began anew, as the {changed} changed since an earlier run"
+        log.truncate(sum(map(len, [before, *lines[: len(entries)]])) if before == first else 0)
+        part.truncate(entries[-1]["end"] if entries else 0)
+        part.seek(0, os.SEEK_END)
+        if before != first:
+            log.write(first)
+            log.flush()
+        yield part, log, entries, note
+        path.unlink()
+
+
+def _entry(line: bytes) -> Entry | None:
+    """A line of the journal, or None for one that a crash cut off."""
+    try:
+        found: Entry = json.loads(line)
+    except ValueError:
+        return None
+    return found if line.endswith(b"\n") else None
+
+
+def _part_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.part")
+
+
+def _why(err: OSError) -> str:
+    return (err.strerror or str(err)).lower()
