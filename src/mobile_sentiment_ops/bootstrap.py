@@ -31,7 +31,18 @@ if TYPE_CHECKING:
     from mobile_sentiment_ops.app.prediction import PredictionHandler
     from mobile_sentiment_ops.app.train_model import MLOpsHandler
     from mobile_sentiment_ops.models.model import SentimentModel
-    from mobile_sentiment_ops.ports import Bundles, Clock, Datasets, Files, Launcher, Registry, Spool, State, Tables
+    from mobile_sentiment_ops.ports import (
+        Bundles,
+        Clock,
+        Datasets,
+        Files,
+        Keys,
+        Launcher,
+        Registry,
+        Spool,
+        State,
+        Tables,
+    )
 
 
 def find_settings(*, config: Path | None = None, flags: Mapping[str, object] | None = None) -> Resolved:
@@ -98,6 +109,12 @@ class Platform:
         from mobile_sentiment_ops.adapters.spool import FileSpool
 
         return FileSpool(self.workspace / "spool")
+
+    @cached_property
+    def keys(self) -> Keys:
+        from mobile_sentiment_ops.adapters.keys import FileKeys
+
+        return FileKeys(self.workspace / "keys.json")
 
     @cached_property
     def launcher(self) -> Launcher:

@@ -18,12 +18,15 @@ PART = ".part-"
 LEFT_BEHIND_AFTER_SECONDS = 3600.0
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, replacing what was there in one step; folders are made as needed."""
+def write_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Put `data` at `path`, replacing what was there in one step; folders are made as needed.
+
+    `mode` is who may use the file, less what the umask forbids.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _part_of(path)
     try:
-        _write_through(part, data)
+        _write_through(part, data, mode)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -71,8 +74,8 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f"{PART}{secrets.token_hex(8)}")
 
 
-def _write_through(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
+def _write_through(path: Path, data: bytes, mode: int = 0o666) -> None:
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

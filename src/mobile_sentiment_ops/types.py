@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
 
 class Label(StrEnum):
@@ -208,3 +209,25 @@ class LedgerEntry:
     decision: Decision
     previous_hash: str
     entry_hash: str
+
+
+Role = Literal["predict", "operate"]
+"""What an API key is for: reading and predicting, or everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key as it is kept: `digest` is the SHA-256 of the key in hex, `last4` its end for people to know it by.
+
+    No `apps` means all; `meter` is its place among the rate meters, which no other key has.
+    """
+
+    key_id: str
+    name: str
+    role: Role
+    apps: tuple[str, ...]
+    digest: str
+    last4: str
+    meter: int
+    created_at: datetime
+    expires_at: datetime | None = None

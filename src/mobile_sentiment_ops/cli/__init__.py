@@ -5,6 +5,8 @@
     models.py    retrain, models, promote, rollback, jobs
     audit.py     timeline, why, verify; models diff, models rebuild
     tune.py      tune
+    score.py     score
+    keys.py      keys add, list, revoke
     stack.py     up, down, status, serve, config
 
 What costs time to import is imported by the command that needs it, so that `mso --help` answers at once.
@@ -21,12 +23,12 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 import mobile_sentiment_ops
-from mobile_sentiment_ops.cli import audit, data, models, stack, tune
+from mobile_sentiment_ops.cli import audit, data, keys, models, score, stack, tune
 from mobile_sentiment_ops.cli.session import Session
 from mobile_sentiment_ops.errors import MsoError
 
 app = typer.Typer(name="mso", rich_markup_mode=None, pretty_exceptions_enable=False)
-for part in (stack, data, models, audit, tune):
+for part in (stack, data, models, audit, tune, keys, score):
     app.add_typer(part.commands)
 
 
