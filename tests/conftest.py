@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -258,3 +259,31 @@ def demo_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     platform.data.ingest_frames("demo world", [generate(Demo(reviews=3_000)).reviews])
     platform.models.train_startup_model()
     return workspace
+
+
+@pytest.fixture(scope="session")
+def demo_server(demo_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the API over a copy of that workspace."""
+    import uvicorn
+
+    from mobile_sentiment_ops.app.ml_server import create_app
+    from mobile_sentiment_ops.bootstrap import Platform
+    from mobile_sentiment_ops.settings import resolve_settings
+
+    workspace = tmp_path_factory.mktemp("served") / "workspace"
+    shutil.copytree(demo_workspace, workspace)
+    flags = {"storage.workspace": str(workspace), "mlflow.tracking_uri": "http://127.0.0.1:9"}
+    platform = Platform(resolve_settings(environment={}, flags=flags).settings)
+    app = create_app(platform, train_if_missing=False)
+    server = uvicorn.Server(uvicorn.Config(app, ws="none", lifespan="on", log_config=None, access_log=False))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the server did not start"
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)

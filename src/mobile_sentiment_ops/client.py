@@ -293,8 +293,8 @@ class _Api:
     chunk_rows: int = 10_000
     chunk_bytes: int = 2**20
 
-    def _opened(self, client: str) -> Any:
-        """httpx's client; SettingsError for an address or a key that cannot be used."""
+    def __post_init__(self) -> None:
+        """SettingsError for an address or a key that cannot be used."""
         global anyio, httpx
         import anyio
         import httpx
@@ -306,7 +306,8 @@ class _Api:
         if not re.fullmatch(r"[!-~]*", self.api_key):  # it would stand in the message of whoever refuses it later
             raise SettingsError("the API key holds a character that no key has; see api_key and MSO_API_KEY")
         headers = {"X-API-Key": self.api_key} if self.api_key else {}
-        return getattr(httpx, client)(base_url=self.base_url, headers=headers)
+        kind = httpx.AsyncClient if isinstance(self, AsyncClient) else httpx.Client
+        self._http: Any = kind(base_url=self.base_url, headers=headers)
 
     @_call
     def predict(
@@ -373,7 +374,7 @@ class _Api:
 
     @_call
     def ready(self) -> Steps[Readiness]:
-        """Whether the server can predict now, asked once; Unavailable when it is away."""
+        """Whether the server can predict now; Unavailable when it is away."""
         return _tries(self, Call("GET", "/readyz", _as(Readiness), repeatable=False, good=(200, 503)))
 
     @_call
@@ -451,9 +452,6 @@ def _lost(err: httpx.RequestError) -> Lost:
 class Client(_Api):
     __doc__ = _Api.__doc__
 
-    def __post_init__(self) -> None:
-        self._http = self._opened("Client")
-
     def __enter__(self) -> Self:
         return self
 
@@ -491,9 +489,6 @@ class Client(_Api):
 
 class AsyncClient(_Api):
     """`Client` with calls to await, under asyncio or trio."""
-
-    def __post_init__(self) -> None:
-        self._http = self._opened("AsyncClient")
 
     async def __aenter__(self) -> Self:
         return self
