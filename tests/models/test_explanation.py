@@ -57,7 +57,7 @@ def test_bias_and_effects_sum_to_the_probabilities(model: CompiledModel, text: s
     found = explained(model, text)
     assert found.exact
     assert found.difference < 1e-6
-    logits = np.array(found.bias) + np.sum([effect.effects for effect in found.effects] or [[0.0] * 3], axis=0)
+    logits = np.array(found.bias) + np.sum([(0.0, 0.0, 0.0), *(effect.effects for effect in found.effects)], axis=0)
     shares = np.exp(logits) / np.exp(logits).sum()
     assert shares == pytest.approx(found.probabilities, abs=1e-6)
     assert found.decided == LABELS[int((np.log(found.probabilities) + found.offsets).argmax())]

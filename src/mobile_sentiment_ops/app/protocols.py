@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import csv
 import io
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version as version_of
 from typing import Annotated, Any, TypeAlias
 
-import msgspec
 import numpy as np
 from anyio import to_thread
 from fastapi import APIRouter, Request
@@ -28,7 +26,7 @@ from mobile_sentiment_ops.app.bodies import read_json
 from mobile_sentiment_ops.app.edge import too_large
 from mobile_sentiment_ops.app.openapi import DOCUMENTED
 from mobile_sentiment_ops.app.parts import Parts, answers_of, as_json, media_type, parts_of, read_as, unsupported
-from mobile_sentiment_ops.app.prediction import Answer, Batch, Review
+from mobile_sentiment_ops.app.prediction import Answer, Batch, LiveModel, Review
 from mobile_sentiment_ops.app.problems import Problem
 from mobile_sentiment_ops.data.predictions import text_fault
 from mobile_sentiment_ops.types import LABELS, Prediction
@@ -71,27 +69,28 @@ async def ready(request: Request) -> Response:
 
 @routes.get("/v2/models/{model}/versions/{version}", include_in_schema=False)
 @routes.get("/v2/models/{model}", **DOCUMENTED["/v2/models/{model}"])
-async def model_metadata(request: Request, model: str) -> Response:
+async def model_metadata(request: Request) -> Response:
     """What the model takes and gives.
 
     Here and below, `/versions/{version}` after the name asks for one version: the live one answers, others are 404.
     """
-    outputs = [_tensor(name, [-1]) for name in OUTPUTS]
-    told = {"name": model, "versions": [_version(request, model)], "platform": "mobile_sentiment_ops"}
-    return as_json({**told, "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}], "outputs": outputs})
+    name, version = _found(request, parts_of(request).predictions.live())
+    told = {"name": name, "versions": [version], "platform": "mobile_sentiment_ops"}
+    text = {"name": "text", "datatype": "BYTES", "shape": [-1]}
+    return as_json({**told, "inputs": [text], "outputs": [_tensor(output, -1) for output in OUTPUTS]})
 
 
 @routes.get("/v2/models/{model}/versions/{version}/ready", include_in_schema=False)
 @routes.get("/v2/models/{model}/ready", **DOCUMENTED["/v2/models/{model}/ready"])
-async def model_ready(request: Request, model: str) -> Response:
+async def model_ready(request: Request) -> Response:
     """Whether that model can answer."""
-    _version(request, model)
-    return as_json({"name": model, "ready": True})
+    name, _ = _found(request, parts_of(request).predictions.live())
+    return as_json({"name": name, "ready": True})
 
 
 @routes.post("/v2/models/{model}/versions/{version}/infer", include_in_schema=False)
 @routes.post("/v2/models/{model}/infer", **DOCUMENTED["/v2/models/{model}/infer"])
-async def infer(request: Request, model: str) -> Response:
+async def infer(request: Request) -> Response:
     """Sentiment of the texts of a BYTES tensor `text` of shape [n] or [n, 1].
 
     Tensors come and go as JSON, or as bytes behind a JSON head whose length is told by the header
@@ -100,136 +99,109 @@ async def infer(request: Request, model: str) -> Response:
     """
     parts = parts_of(request)
     batch = parts.predictions.batch(request.state.request_id)
-    _check_name(request, model, parts, batch.live.version)
+    name, _ = _found(request, batch.live)
     body = await request.body()
-    return await to_thread.run_sync(_infer, parts, batch, model, body, request.headers.get(HEAD_BYTES))
+    return await to_thread.run_sync(_infer, parts, batch, name, body, request.headers.get(HEAD_BYTES))
 
 
-def _version(request: Request, model: str) -> str:
-    """The live model's version, if it is the model that the path asks for."""
-    parts = parts_of(request)
-    version = parts.predictions.live().version
-    _check_name(request, model, parts, version)
-    return version
+def _found(request: Request, live: LiveModel) -> tuple[str, str]:
+    """Name and version of the live model, if it is the one that the path asks for."""
+    name, asked = parts_of(request).platform.settings.mlflow.registered_model, request.path_params
+    if asked["model"] != name:
+        raise Problem(404, f"there is no model {asked['model']!r} here; {name} answers")
+    if (version := asked.get("version", live.version)) != live.version:
+        raise Problem(404, f"version {version!r} of {name} does not answer here; version {live.version} does")
+    return name, live.version
 
 
-def _check_name(request: Request, model: str, parts: Parts, version: str) -> None:
-    name = parts.platform.settings.mlflow.registered_model
-    if model != name:
-        raise Problem(404, f"there is no model {model!r} here; {name} answers")
-    if (asked := request.path_params.get("version", version)) != version:
-        raise Problem(404, f"version {asked!r} of {name} does not answer here; version {version} does")
+class _Parameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """Those of the extension binary_tensor_data, of an input, an output and a whole request."""
 
-
-class _InputParameters(Struct, forbid_unknown_fields=True):
     binary_data_size: Annotated[int, Meta(ge=0)] | None = None
-
-
-class _Input(Struct):
-    name: str
-    datatype: str
-    shape: list[Annotated[int, Meta(ge=0)]]
-    data: list[str | list[str]] | None = None
-    parameters: _InputParameters = msgspec.field(default_factory=_InputParameters)
-
-
-class _OutputParameters(Struct, forbid_unknown_fields=True):
     binary_data: bool | None = None
-
-
-class _Output(Struct):
-    name: str
-    parameters: _OutputParameters = msgspec.field(default_factory=_OutputParameters)
-
-
-class _RequestParameters(Struct, forbid_unknown_fields=True):
     binary_data_output: bool = False
 
 
+class _Tensor(Struct):
+    name: str
+    datatype: str = ""
+    shape: list[int] = []
+    data: list[str | list[str]] | None = None
+    parameters: _Parameters = _Parameters()
+
+
 class _Request(Struct):
-    inputs: list[_Input]
+    inputs: list[_Tensor]
     id: str | None = None
-    outputs: list[_Output] = []
-    parameters: _RequestParameters = msgspec.field(default_factory=_RequestParameters)
+    outputs: list[_Tensor] = []
+    parameters: _Parameters = _Parameters()
 
 
 def _infer(parts: Parts, batch: Batch, model: str, body: bytes, head_bytes: str | None) -> Response:
-    head, rest = _parted(body, head_bytes)
-    asked = read_as(_Request, head, status=400)
+    size, api = len(body), parts.platform.settings.api
+    if head_bytes is not None:
+        if not (head_bytes.isascii() and head_bytes.isdecimal() and int(head_bytes[:18]) <= size):
+            raise Problem(400, f"{HEAD_BYTES} is {head_bytes[:40]!r}, expected at most the body's {size:,} bytes")
+        size = int(head_bytes)
+    asked = read_as(_Request, body[:size], status=400)
     wanted = {output.name: output.parameters.binary_data for output in asked.outputs} or dict.fromkeys(OUTPUTS)
     if unknown := [name for name in wanted if name not in OUTPUTS]:
         raise Problem(400, f"there is no output {unknown[0]!r}; expected {', '.join(OUTPUTS)}")
-    api = parts.platform.settings.api
-    texts = _texts(asked.inputs, rest, api.max_json_rows)
+    texts = _texts(asked.inputs, body[size:], api.max_json_rows)
     for row, text in enumerate(texts):
         if fault := text_fault(text, api.max_text_chars):
             raise Problem(400, f"text[{row}]: {fault}")
     answers = answers_of(parts, batch, [Review(text) for text in texts])
-    found = [answer.prediction for answer in answers if answer.prediction]
-    outputs, tail = [], []
+    outputs, tail = [], b""
     for name, binary in wanted.items():
-        tensor = _tensor(name, [len(found)])
+        values = _values(name, [answer.prediction for answer in answers if answer.prediction])
+        tensor = _tensor(name, len(texts))
         if asked.parameters.binary_data_output if binary is None else binary:
-            tail.append(_as_bytes(name, found))
-            outputs.append({**tensor, "parameters": {"binary_data_size": len(tail[-1])}})
+            data = b"".join(map(_prefixed, values)) if name == "label" else np.array(values, "<f4").tobytes()
+            outputs.append({**tensor, "parameters": {"binary_data_size": len(data)}})
+            tail += data
         else:
-            outputs.append({**tensor, "data": _as_list(name, found)})
+            outputs.append({**tensor, "data": values})
     told = {"model_name": model, "model_version": batch.live.version, "outputs": outputs}
     answer = as_json(told if asked.id is None else {**told, "id": asked.id})
     if not tail:
         return answer
     headers = {HEAD_BYTES: str(len(answer.body))}
-    return Response(b"".join([bytes(answer.body), *tail]), 200, headers, media_type="application/octet-stream")
+    return Response(bytes(answer.body) + tail, 200, headers, media_type="application/octet-stream")
 
 
-def _parted(body: bytes, head_bytes: str | None) -> tuple[bytes, bytes]:
-    """The JSON head and the tensors' bytes behind it.
-
-    >>> _parted(b'{"id": "7"}\\x00\\x01', "11"), _parted(b"{}", None)
-    ((b'{"id": "7"}', b'\\x00\\x01'), (b'{}', b''))
-    """
-    if head_bytes is None:
-        return body, b""
-    if not (head_bytes.isascii() and head_bytes.isdecimal() and int(head_bytes[:18]) <= len(body)):
-        raise Problem(400, f"{HEAD_BYTES} is {head_bytes[:40]!r}, expected at most the body's {len(body):,} bytes")
-    return body[: int(head_bytes)], body[int(head_bytes) :]
-
-
-def _texts(inputs: Sequence[_Input], rest: bytes, max_rows: int) -> list[str]:
-    if len(inputs) != 1 or inputs[0].name != "text":
-        names = ", ".join(repr(found.name[:100]) for found in inputs[:5])
-        raise Problem(400, f"inputs are {names or 'missing'}, expected the one input 'text'")
-    given, size = inputs[0], inputs[0].parameters.binary_data_size
-    if given.datatype != "BYTES":
-        raise Problem(400, f"text is of type {given.datatype[:40]!r}, expected BYTES")
-    if len(given.shape) not in (1, 2) or given.shape[1:] not in ([], [1]) or given.shape[0] == 0:
-        raise Problem(400, f"text has the shape {given.shape[:9]}, expected [n] or [n, 1] with at least one text")
-    if given.shape[0] > max_rows:
-        raise Problem(413, f"text has {given.shape[0]:,} rows, expected at most {max_rows:,}; send them in parts")
+def _texts(inputs: Sequence[_Tensor], rest: bytes, max_rows: int) -> list[str]:
+    match [(one.name, one.datatype, one.shape) for one in inputs]:
+        case [("text", "BYTES", [rows] | [rows, 1])] if rows > 0:
+            (given,) = inputs
+        case found:
+            raise Problem(
+                400, f"inputs are {found!s:.200}, expected one: text, BYTES, of shape [n] or [n, 1] from n = 1"
+            )
+    if rows > max_rows:
+        raise Problem(413, f"text has {rows:,} rows, expected at most {max_rows:,}; send them in parts")
+    size = given.parameters.binary_data_size
     if (given.data is None) == (size is None) or len(rest) != (size or 0):
-        raise Problem(
-            400,
-            f"text has {'' if given.data else 'no '}data, binary_data_size {size} and {len(rest):,} bytes behind the "
-            f"head, expected either data or as many bytes as binary_data_size says",
-        )
-    rows = given.data if given.data is not None else list(_strings(rest))
-    texts = [text for row in rows for text in ([row] if isinstance(row, str) else row)]
-    if len(texts) != given.shape[0]:
-        raise Problem(400, f"text holds {len(texts):,} texts, expected {given.shape[0]:,} for its shape {given.shape}")
+        held = f"{'no ' * (given.data is None)}data, binary_data_size {size} and {len(rest):,} bytes behind the head"
+        raise Problem(400, f"text has {held}, expected data, or as many bytes as binary_data_size says")
+    nested = given.data if given.data is not None else _strings(rest)
+    texts = [text for row in nested for text in ([row] if isinstance(row, str) else row)]
+    if len(texts) != rows:
+        raise Problem(400, f"text holds {len(texts):,} texts, expected {rows:,} for its shape {given.shape}")
     return texts
 
 
 def _strings(data: bytes) -> Iterator[str]:
     """The texts of a BYTES tensor: each with its length (4 bytes, little endian) before it.
 
-    >>> list(_strings(b"\\x02\\0\\0\\0ok\\0\\0\\0\\0"))
+    >>> list(_strings(_prefixed("ok") + _prefixed("")))
     ['ok', '']
     """
     at = row = 0
     while at < len(data):
         start = at + 4
         at = start + int.from_bytes(data[at:start], "little")
-        if at > len(data) or start > len(data):
+        if at > len(data):
             raise Problem(400, f"text[{row}] ends behind the bytes of its tensor")
         try:
             yield data[start:at].decode()
@@ -238,22 +210,19 @@ def _strings(data: bytes) -> Iterator[str]:
         row += 1
 
 
-def _tensor(name: str, shape: list[int]) -> dict[str, object]:
+def _prefixed(text: str) -> bytes:
+    return len(data := text.encode()).to_bytes(4, "little") + data
+
+
+def _tensor(name: str, rows: int) -> dict[str, object]:
     datatype, more = OUTPUTS[name]
-    return {"name": name, "datatype": datatype, "shape": shape + more}
+    return {"name": name, "datatype": datatype, "shape": [rows, *more]}
 
 
-def _as_list(name: str, found: Sequence[Prediction]) -> list[Any]:
+def _values(name: str, found: Sequence[Prediction]) -> list[Any]:
     if name == "probabilities":
         return [share for one in found for share in one.probabilities]
     return [getattr(one, name) for one in found]
-
-
-def _as_bytes(name: str, found: Sequence[Prediction]) -> bytes:
-    values = _as_list(name, found)
-    if name == "label":
-        return b"".join(struct.pack("<I", len(label)) + label.encode() for label in values)
-    return np.array(values, "<f4").tobytes()
 
 
 # --- MLflow's scoring protocol
@@ -324,35 +293,27 @@ def frame_rows(body: object) -> list[Row]:
     given = [form for form in forms if form in body] if isinstance(body, dict) else []
     if not isinstance(body, dict) or len(given) != 1:
         raise Problem(400, f"the body has {' and '.join(given) or 'no frame'}, expected one of {', '.join(forms)}")
-    form, frame = given[0], body[given[0]]
-    columns, rows = None, frame
-    if isinstance(frame, dict) and form == "dataframe_split":
-        columns, rows = frame.get("columns"), frame.get("data")
-    elif isinstance(frame, dict) and all(isinstance(column, list) for column in frame.values()):
-        columns, rows = list(frame), list(map(list, zip(*frame.values(), strict=False)))
-        if any(len(column) != len(rows) for column in frame.values()):
-            raise Problem(400, f"{form}: its columns are of unlike lengths")
-    if not isinstance(rows, list) or not (columns is None or isinstance(columns, list)):
-        raise Problem(400, f"{form} is no frame: expected columns and rows in lists")
-    return [_named_row(columns, row, f"{form} row {number}") for number, row in enumerate(rows)]
-
-
-def _named_row(columns: list[object] | None, row: object, place: str) -> Row:
-    cells = row if isinstance(row, list) else [row]
-    if columns is None:
-        if isinstance(row, dict):
-            return row
-        columns = ["text"]
-    if len(cells) != len(columns):
-        raise Problem(400, f"{place} has {len(cells)} values for {len(columns)} columns")
-    return dict(zip(map(str, columns), cells, strict=True))
+    form, rows, columns = given[0], body[given[0]], ["text"]
+    try:
+        if form == "dataframe_split":
+            columns, rows = rows["columns"], rows["data"]
+        elif isinstance(rows, dict):
+            columns, rows = list(rows), list(zip(*rows.values(), strict=True))
+        if isinstance(rows, str):
+            raise TypeError("a text is no list")
+        cells = ([row] if isinstance(row, str | int | float | None) else row for row in rows)
+        return [row if isinstance(row, dict) else dict(zip(columns, row, strict=True)) for row in cells]
+    except (TypeError, LookupError, ValueError) as err:
+        raise Problem(400, f"{form} is no frame, whose rows have as many values as there are columns: {err}") from err
 
 
 def _review(row: Row, number: int) -> Review:
-    if not (named := [name for name in ("review_text", "text") if name in row]):
-        raise Problem(400, f"row {number} has no column review_text; found {', '.join(map(str, row)) or 'none'}"[:400])
-    text = row[named[0]]
-    if not isinstance(text, str | None):
-        raise Problem(400, f"{named[0]} of row {number} is a {type(text).__name__}, expected a text")
-    told = {name: row.get(name) for name in ("review_id", "app", "version", "language")}
-    return Review(text or "", **{name: value[:256] for name, value in told.items() if isinstance(value, str)})
+    name = "review_text" if "review_text" in row else "text"
+    if name not in row or not isinstance(text := row[name], str | None):
+        found = type(row[name]).__name__ if name in row else ", ".join(map(str, row))[:200]
+        raise Problem(400, f"row {number} has {found or 'nothing'}, expected a text in a column review_text")
+    review_id, app, version, language = (
+        value[:256] if isinstance(value := row.get(name), str) else None
+        for name in ("review_id", "app", "version", "language")
+    )
+    return Review(text or "", review_id, app, version, language)
