@@ -31,7 +31,7 @@ from starlette.responses import Response
 from mobile_sentiment_ops.app.problems import Problem
 from mobile_sentiment_ops.errors import SettingsError, StoreError
 from mobile_sentiment_ops.settings import Api
-from mobile_sentiment_ops.types import Role
+from mobile_sentiment_ops.types import ApiKey, Role
 
 if TYPE_CHECKING:
     from mobile_sentiment_ops.ports import Clock, Keys
@@ -47,9 +47,9 @@ KEPT_HOSTS = 1024
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/healthcheck", "/ping", "/v2/health/live", "/v2/health/ready"})
-PREDICTING = re.compile(r"/(predict|predict_json|explain|invocations|v2/models/.+/infer)")
+PREDICTING = frozenset({"/predict", "/predict_json", "/explain", "/invocations"})
 
-_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?)(?::[0-9]{0,5})?", re.IGNORECASE)
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?)(?::[0-9]{0,5})?", re.I | re.A)
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 Header = tuple[bytes, bytes]
@@ -111,6 +111,7 @@ class Guard:
         self._interval = 1 / self._rate if self._rate else 0.0
         self._tolerance = max(BURST_SECONDS, self._interval) + 1e-6  # one request passes at any rate
         self._meters = array("d", bytes(8 * METERS)) if meters is None else meters
+        self._places = len(self._meters)
         self._names = server_names(api)
         self._hosts: set[bytes] = set()
         vary = (b"vary", b"Origin")
@@ -142,19 +143,21 @@ class Guard:
             self._check_origin(host, headers)
         if path in OPEN_PATHS and not changing:
             return NOBODY
-        if not self._required:
-            caller = ANYONE
-        else:
+        caller = ANYONE
+        if self._required:
             if self._timer() >= self._look_at:
                 self._look()
             key = headers.get(b"x-api-key") or _bearer(headers.get(b"authorization", b""))
-            found = self._callers.get(sha256(key).digest())
-            if found is None:
-                raise self._refused(key)
-            caller = found
-            if changing and caller.role != "operate" and not PREDICTING.fullmatch(path):
-                raise Problem(403, f"the key of {caller.name} may read and predict; {method} {path} needs a key that "
-                              "may operate: `mso keys add NAME --role operate`")  # fmt: skip
+            try:
+                caller = self._callers[sha256(key).digest()]
+            except KeyError:
+                raise self._refused(key) from None
+            if changing and path not in PREDICTING and caller.role != "operate" and not _is_inference(path):
+                raise Problem(
+                    403,
+                    f"the key of {caller.name} may read and predict; {method} {path} needs a key that may operate: "
+                    "`mso keys add NAME --role operate`",
+                )
         if self._interval:
             self._meter(caller.meter)
         return caller
@@ -188,8 +191,9 @@ class Guard:
             found = f"is {_shown(host)}" if host else "is missing"
             raise Problem(400, f"Host: {found}, expected the name of this server, such as localhost:5001")
         if name not in self._names and not _is_loopback(name):
-            raise Problem(421, f"Host: {_shown(host)} is no name of this server; if it should be, add it to the "
-                          "setting api.allowed_hosts")  # fmt: skip
+            raise Problem(
+                421, f"Host: {_shown(host)} is no name of this server; if it is one, add it to api.allowed_hosts"
+            )
         if len(self._hosts) < KEPT_HOSTS:
             self._hosts.add(host)
 
@@ -202,14 +206,14 @@ class Guard:
             foreign = origin not in self._cors and (scheme not in (b"http", b"https") or where != host.lower())
         if foreign:
             who = "a page of another site" if origin is None else f"a page of {_shown(origin)}"
-            raise Problem(403, f"Origin: {who} may not do this; if it should, add it to the setting api.cors_origins")
+            raise Problem(403, f"Origin: {who} may not do this; if it should, add it to api.cors_origins")
 
     def _refused(self, key: bytes) -> Problem:
         if key:
             why, challenge = "this API key is not valid: mistyped, expired or revoked", ', error="invalid_token"'
         else:
             why, challenge = "an API key is needed: send it as `X-API-Key: ...` or `Authorization: Bearer ...`", ""
-        how = "" if self._callers else "; there is none yet, `mso keys add NAME` on the server makes one"
+        how = "" if self._callers else "; none is valid now, `mso keys add NAME` on the server makes one"
         return Problem(401, why + how, headers={"WWW-Authenticate": f'Bearer realm="mso"{challenge}'})
 
     def _meter(self, place: int) -> None:
@@ -217,13 +221,17 @@ class Guard:
 
         Two workers at the same moment may lose an update, which lets a few more requests through, never fewer.
         """
-        now, place = self._timer(), place % len(self._meters)
-        due = max(self._meters[place], now) + self._interval
+        now = self._timer()
+        due = self._meters[place % self._places]
+        due = (due if due > now else now) + self._interval
         if due - now > self._tolerance:
             wait = math.ceil(due - now - self._tolerance)
-            raise Problem(429, f"more than {self._rate:g} requests a second of one key; ask again in {wait} s",
-                          headers={"Retry-After": str(wait)})  # fmt: skip
-        self._meters[place] = due
+            raise Problem(
+                429,
+                f"more than {self._rate:g} requests a second of one key; ask again in {wait} s",
+                headers={"Retry-After": str(wait)},
+            )
+        self._meters[place % self._places] = due
 
     def _look(self) -> None:
         """Follow the keys as they are now; while they cannot be read, those that were known stay."""
@@ -241,12 +249,12 @@ class Guard:
     def _read(self) -> None:
         stamp = self._keys.stamp()
         if stamp != self._stamp:
-            self._known = [
-                (bytes.fromhex(key.digest), Caller(key.name, key.role, frozenset(key.apps) or None, key.meter),
-                 key.expires_at)
-                for key in self._keys.list()
-            ]  # fmt: skip
+            self._known = [(bytes.fromhex(key.digest), _caller(key), key.expires_at) for key in self._keys.list()]
             self._stamp = stamp
+
+
+def _caller(key: ApiKey) -> Caller:
+    return Caller(key.name, key.role, frozenset(key.apps) or None, key.meter)
 
 
 # --- what the settings say
@@ -274,7 +282,8 @@ def server_names(api: Api) -> frozenset[str]:
     >>> sorted(server_names(Api(host="10.0.0.5", allowed_hosts=("Reviews.Shop.example:443",))))
     ['10.0.0.5', 'reviews.shop.example']
     """
-    everywhere = api.host in ("", "0.0.0.0", "::")  # noqa: S104 - told apart, not bound
+    bound = _address(api.host)
+    everywhere = bound.is_unspecified if bound else not api.host
     names = set(_machine_names() if everywhere else [_bare(api.host) or api.host])
     for given in api.allowed_hosts:
         name = _bare(given)
@@ -336,6 +345,10 @@ def _origin(given: str) -> bytes:
             "such as https://shop.example"
         )
     return origin.encode()
+
+
+def _is_inference(path: str) -> bool:
+    return path.startswith("/v2/models/") and path.endswith("/infer")
 
 
 def _bearer(value: bytes) -> bytes:

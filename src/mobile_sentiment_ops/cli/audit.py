@@ -20,7 +20,9 @@ LONGEST_TEXT, MOST_IDS = 160, 10
 @commands.command()
 def timeline(
     context: typer.Context,
-    action: Annotated[str | None, typer.Option(help="ingest, train, verdict, promote, override or rollback.")] = None,
+    action: Annotated[
+        str | None, typer.Option(help="ingest, train, verdict, promote, override, rollback or key.")
+    ] = None,
     since: Annotated[datetime | None, typer.Option(help="From this day or time (UTC) on.")] = None,
     version: Annotated[str | None, typer.Option(help="About this model version.")] = None,
     as_json: Json = False,
