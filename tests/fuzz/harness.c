@@ -1,4 +1,4 @@
-/* Runs the kernel on any bytes, for sanitizers and for libFuzzer.
+/* Runs the kernel and the scorer on any bytes, for sanitizers and for libFuzzer.
  *
  * The first four bytes choose the grams, the rest are texts that end at 0xFF. Each text is copied to memory of exactly
  * its size, so that a read outside of it is found; what comes out is held to what the kernel promises.
@@ -6,8 +6,8 @@
  * With -DSTANDALONE there is a `main` that needs no fuzzer: it runs the files that are given, then so many random
  * changes of them. TABLE is the path of code_points.bin. */
 
-#define KERNEL_CORE_ONLY
-#include "../../src/mobile_sentiment_ops/models/_kernel.c"
+#define SCORER_CORE_ONLY
+#include "../../src/mobile_sentiment_ops/models/_scorer.c"
 
 #include <stdio.h>
 
@@ -54,6 +54,70 @@ static void weigh_found(Rows found, size_t count, size_t size, uint8_t seed)
     free(to.starts), free(to.numbers), free(to.values);
 }
 
+static uint32_t spread(uint32_t number)
+{
+    return finish(step(WORDS_SEED, number));
+}
+
+/* Memory of exactly this size, so that a read outside of it is found. */
+static void *part_of(size_t count, size_t size)
+{
+    void *at = calloc(count * size + !count, 1);
+    HOLD(at);
+    return at;
+}
+
+/* Score with a small model, in which some numbers are replaced: it is refused, or answers with probabilities. */
+static void score_with(const uint8_t *data, size_t size, const Text *texts, size_t count, Grams grams)
+{
+    enum { NODES = 31 };
+    const uint32_t seed = data[0] | (uint32_t)data[1] << 8;
+    grams.bits = 10 + seed % 3;
+    const size_t blocks = (size_t)1 << grams.bits >> 5;
+    Block32 *block = part_of(blocks, sizeof *block);
+    uint32_t columns = 0;
+    for (uint32_t i = 0; i < blocks; columns += bits_of(block[i++].kept))
+        block[i] = (Block32){spread(seed + i) & spread(i), columns};
+    float (*rows)[4] = part_of(columns, sizeof *rows);
+    for (uint32_t i = 0; i < 4 * columns; i++)
+        ((float *)rows)[i] = (float)(spread(i) % 2000) / 500 - 2;
+    Node *nodes = part_of(NODES, sizeof *nodes);
+    for (int32_t i = 0; i < NODES; i++) { /* a full tree */
+        const int leaf = 2 * i + 2 >= NODES;
+        nodes[i] = (Node){(float)(i % 5), leaf ? i : 2 * i + 1, leaf ? i : 2 * i + 2, spread((uint32_t)i) % columns};
+        nodes[i].column |= leaf || i % 3 ? 0 : ELSEWHERE;
+    }
+    Tree *trees = part_of(3, sizeof *trees);
+    double (*mix)[3] = part_of(3, sizeof *mix), *bias = part_of(3, sizeof *bias), *favour = part_of(3, sizeof *favour);
+    for (int i = 0; i < 3; i++)
+        trees[i] = (Tree){i, i}, mix[i][i] = favour[i] = 1;
+    uint32_t *const parts[] = {(uint32_t *)block, (uint32_t *)rows,  (uint32_t *)nodes, (uint32_t *)trees,
+                               (uint32_t *)mix,   (uint32_t *)bias, (uint32_t *)favour};
+    const size_t sizes[] = {2 * blocks, 4 * columns, 4 * NODES, 6, 18, 6, 6};
+    for (size_t at = 4; at + 7 <= size && at < 4 + 7 * (size_t)(data[2] % 4); at += 7) {
+        const size_t place = (data[at + 1] | (size_t)data[at + 2] << 8) % sizes[data[at] % 7];
+        memcpy(parts[data[at] % 7] + place, data + at + 3, 4);
+    }
+    for (int grown = 0; grown < 2; grown++) {
+        const Model model = {grams, block, columns, grown ? NULL : rows, nodes, NODES, trees, 3, mix, bias, favour};
+        if (fault_of(&model)) {
+            HOLD(data[2] % 4);
+            continue;
+        }
+        Scratch scratch = scratch_for(&model);
+        for (size_t i = 0; i < count; i++) {
+            uint8_t label = 9;
+            double found[3];
+            const int failed = score(&model, &scratch, texts[i], &label, found);
+            HOLD(failed == OK || failed == NOT_UTF8);
+            HOLD(failed || (label < 3 && fabs(found[0] + found[1] + found[2] - 1) < 1e-9));
+            HOLD(failed || (found[0] > 0 && found[1] > 0 && found[2] > 0));
+        }
+        end_scratch(&scratch);
+    }
+    free(block), free(rows), free(nodes), free(trees), free(mix), free(bias), free(favour);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (!entries)
@@ -86,6 +150,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             HOLD(at == found.starts[text] || found.numbers[at] > found.numbers[at - 1]);
         }
     weigh_found(found, row, (size_t)found.starts[row], data[2]);
+    score_with(data, size, texts, count, grams);
     for (size_t text = 0; text < count; text++) {
         Scanner alone = {.traced = 1};
         HOLD(scan(&alone, texts[text].at, texts[text].size) != NO_MEMORY);

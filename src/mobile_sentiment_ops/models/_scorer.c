@@ -93,10 +93,14 @@ static const char *fault_of(const Model *model)
 
 /* --- finding */
 
+enum { FEW = 128, SLOTS = 4 * FEW };
+
 typedef struct { /* what one text after the other is read with */
     Scanner scanner;
     Vector columns, spare; /* of a text: its columns, and room to order them; then how often each occurs */
     float *counts;         /* for trees, of all columns; 0 between texts */
+    uint32_t slots[SLOTS]; /* the place of a column, once `now` is added: slots of earlier texts are as if empty */
+    uint32_t now;
 } Scratch;
 
 static Scratch scratch_for(const Model *model)
@@ -115,7 +119,6 @@ static void end_scratch(Scratch *scratch)
  * text are looked up in a small table; those of a long one are put in order, so that none can make it slow. */
 static int find(const Model *model, Scratch *scratch, Text text)
 {
-    enum { FEW = 128, SLOTS = 4 * FEW };
     const int failed = scan(&scratch->scanner, text.at, text.size), shift = 32 - model->grams.bits;
     const Vector hashes = scratch->scanner.hashes;
     scratch->columns.size = scratch->spare.size = 0;
@@ -123,6 +126,8 @@ static int find(const Model *model, Scratch *scratch, Text text)
         return failed ? failed : NO_MEMORY;
     uint32_t *columns = scratch->columns.at, *counts = scratch->spare.at;
     size_t size = 0, distinct = 0;
+    for (size_t i = 0; i < hashes.size; i++)
+        __builtin_prefetch(model->blocks + (hashes.at[i] >> shift) / 32);
     for (size_t i = 0; i < hashes.size; i++) {
         const uint32_t bucket = hashes.at[i] >> shift;
         const Block32 block = model->blocks[bucket / 32];
@@ -133,17 +138,20 @@ static int find(const Model *model, Scratch *scratch, Text text)
         size += block.kept >> bucket % 32 & 1;
     }
     if (size <= FEW) {
-        uint8_t at[SLOTS] = {0}; /* places from 1 on */
+        uint32_t *slots = scratch->slots;
+        if (scratch->now > UINT32_MAX - 2 * FEW)
+            memset(slots, 0, sizeof scratch->slots), scratch->now = 0;
+        const uint32_t now = scratch->now += FEW;
         for (size_t i = 0; i < size; i++) {
             const uint32_t column = columns[i];
             uint32_t slot = column % SLOTS;
-            while (at[slot] && columns[at[slot] - 1] != column)
+            while (slots[slot] >= now && columns[slots[slot] - now] != column)
                 slot = (slot + 1) % SLOTS;
-            if (at[slot])
-                counts[at[slot] - 1]++;
+            if (slots[slot] >= now)
+                counts[slots[slot] - now]++;
             else {
-                columns[distinct] = column, counts[distinct] = 1;
-                at[slot] = (uint8_t)++distinct;
+                slots[slot] = now + (uint32_t)distinct;
+                columns[distinct] = column, counts[distinct++] = 1;
             }
         }
     } else {
@@ -213,12 +221,12 @@ static int score(const Model *model, Scratch *scratch, Text text, uint8_t *label
         return NO_MEMORY;
     for (int to = 0; to < 3; to++)
         logits[to] = model->bias[to] + sums[0] * model->mix[0][to] + sums[1] * model->mix[1][to] + sums[2] * model->mix[2][to];
-    const double most = fmax(fmax(logits[0], logits[1]), logits[2]);
+    const double more = logits[0] > logits[1] ? logits[0] : logits[1], most = more > logits[2] ? more : logits[2];
     for (int i = 0; i < 3; i++)
         sum += probabilities[i] = exp(logits[i] - most);
     double clipped = 0;
     for (int i = 0; i < 3; i++)
-        clipped += probabilities[i] = fmax(probabilities[i] / sum, least);
+        clipped += probabilities[i] = probabilities[i] > least * sum ? probabilities[i] / sum : least;
     *label = 0;
     for (int i = 0; i < 3; i++) {
         probabilities[i] /= clipped;
