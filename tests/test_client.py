@@ -246,6 +246,17 @@ def test_the_model_its_figures_and_its_server_are_asked_for(demo_server: str, as
     assert err.value.status == 404
 
 
+def test_a_prediction_is_explained(demo_server: str, ask: Ask) -> None:
+    found = ask(demo_server, "explain", "Love it, great app", limit=2)
+    assert found.prediction is found.label is Label.POSITIVE
+    assert found.exact
+    assert found.words[0].words.lower() in ("love", "love it", "great", "great app")
+    assert found.words[0].towards >= found.words[1].towards > 0
+    ((start, end),) = found.words[0].spans
+    assert "Love it, great app"[start:end] == found.words[0].words
+    assert ask(demo_server, "explain", "Love it, great app", label=Label.NEGATIVE).words[0].towards < 0
+
+
 def test_fields_that_are_wrong_are_told(demo_server: str, ask: Ask) -> None:
     with pytest.raises(CallFailed, match=r"reviews\[1\].rating") as err:
         ask(demo_server, "predict", [{"text": "Love it"}, {"text": "Slow", "rating": 9}])

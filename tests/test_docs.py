@@ -180,9 +180,14 @@ def _anchor(title: str) -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page, "python")], ids=lambda page: page.stem)
-def test_python_examples_run(page: Path, demo_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All blocks of a page in one go, in a workspace with reviews and a champion."""
+def test_python_examples_run(
+    page: Path, demo_workspace: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """All blocks of a page in one go, in a workspace with reviews and a champion, and with a server of it."""
     monkeypatch.setenv("MSO_STORAGE__WORKSPACE", str(demo_workspace))
+    if page.stem == "client":
+        monkeypatch.setenv("MSO_API_URL", request.getfixturevalue("demo_server"))
+        monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "example"}
     for block in _blocks(page, "python"):
         exec(compile(block, str(page), "exec"), names)  # noqa: S102 - our own documents

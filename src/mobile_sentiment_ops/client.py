@@ -65,6 +65,27 @@ class Predicted(msgspec.Struct, frozen=True, rename={"label": "sentiment"}):
     model_version: str | None = None
 
 
+class Effect(msgspec.Struct, frozen=True):
+    """What words of a text add to the classes' logits, and how much that favours the label in question. `spans`
+    are their places in the text, in characters."""
+
+    words: str
+    towards: float
+    effects: Mapping[Label, float]
+    spans: tuple[tuple[int, int], ...]
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """What moved the prediction of a text towards or away from `label`, the strongest words first."""
+
+    prediction: Label
+    label: Label
+    probabilities: Mapping[Label, float]
+    model_version: str
+    exact: bool
+    words: tuple[Effect, ...]
+
+
 class CsvAnswer(msgspec.Struct, frozen=True):
     """Where the answer to a CSV file is, and who answered."""
 
@@ -351,10 +372,10 @@ class _Api:
         return _tries(self, Call("POST", "/predict", read, upload=upload, out=file, key=key, timeout=timeout))
 
     @_call
-    def explain(self, text: str) -> Steps[Mapping[str, Any]]:
-        """What moved the prediction of a text."""
-        (body,) = _encoded([{"text": text}])
-        return _tries(self, Call("POST", "/explain", _as(dict[str, Any]), body))
+    def explain(self, text: str, *, label: Label | None = None, limit: int = 10) -> Steps[Explanation]:
+        """What moved the prediction of a text, or why it is not another `label`; at most `limit` words."""
+        (body,) = _encoded([{"text": text, "label": label, "limit": limit}])
+        return _tries(self, Call("POST", "/explain", _as(Explanation), body))
 
     @_call
     def model(self) -> Steps[LiveModel]:
