@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -44,37 +45,34 @@ def reports_page(names: Sequence[str]) -> HTMLResponse:
 
 def explanation_page(text: str, label: Label, found: Explanation, shown: Sequence[Effect]) -> HTMLResponse:
     """A text with what speaks for `label` and against it, and the effects in `shown` as a table."""
-    rows = "".join(
-        f"<tr><td>{escape(one.words)}</td><td>{_signed(towards(label, one.effects))}</td></tr>" for one in shown
-    )
-    meaning = "sums to the logits" if found.exact else "what leaving the word out changes"
+    rows = ((escape(one.words), f"{towards(label, one.effects):+.2f}".replace("-", "−")) for one in shown)
+    table = "".join(f"<tr><td>{words}</td><td>{effect}</td></tr>" for words, effect in rows)
+    effect = "Effect on the logit" if found.exact else "Log-probability lost without it"
     return page(
         f"Why {label}" if label == found.decided else f"Why not {label}",
         f"<p>The model says {found.decided}. Words marked <b>+</b> speak for {label}, words marked <b>−</b> against "
-        f'it.</p><p class="why">{_coloured(text, label, found)}</p>'
-        f"<table><tr><th>Word or phrase</th><th>Effect ({meaning})</th></tr>{rows}</table>",
+        f'it.</p><p class="why">{_marked(text, label, found)}</p>'
+        f"<table><tr><th>Word or phrase</th><th>{effect}</th></tr>{table}</table>",
     )
 
 
-def _coloured(text: str, label: Label, found: Explanation) -> str:
-    """The text in HTML with marks whose strength is a share of the strongest character's."""
+def _marked(text: str, label: Label, found: Explanation) -> str:
+    """The text in HTML, its characters marked by three steps of their part of the effects."""
     heat = [0.0] * len(text)
     for one in found.effects:
         for start, end in one.spans:
-            for at in range(start, end):
-                heat[at] += towards(label, one.effects) / len(one.spans) / (end - start)
-    most = max(map(abs, heat), default=0.0) or 1.0
+            part = towards(label, one.effects) / len(one.spans) / (end - start)
+            heat[start:end] = (before + part for before in heat[start:end])
+    most, steps = max(map(abs, heat), default=0.0) or 1.0, [0]
+    for value, char in zip(heat, text, strict=True):
+        continues = unicodedata.category(char) in ("Mn", "Mc", "Me", "Sk", "Cf")  # is drawn with what is before it
+        steps.append(steps[-1] if continues else round(3 * value / most) * (not char.isspace()))
     html = ""
-    levels = (round(3 * value / most) * (not char.isspace()) for value, char in zip(heat, text, strict=True))
-    for level, chars in groupby(zip(levels, text, strict=True), key=itemgetter(0)):
+    for step, chars in groupby(zip(steps[1:], text, strict=True), key=itemgetter(0)):
         part = escape("".join(char for _, char in chars))
-        sign, name = ("+", "for") if level > 0 else ("−", "against")
-        html += f'<mark class="{name}{abs(level)}">{part}<sup>{sign}</sup></mark>' if level else part
+        sign, name = ("+", "for") if step > 0 else ("−", "against")
+        html += f'<mark class="{name}{abs(step)}">{part}\u2060<sup>{sign}</sup></mark>' if step else part
     return html
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
 
 
 def docs_page(openapi: Mapping[str, Any]) -> HTMLResponse:
