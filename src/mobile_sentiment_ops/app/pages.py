@@ -69,9 +69,9 @@ def _marked(text: str, label: Label, found: Explanation) -> str:
         steps.append(steps[-1] if continues else round(3 * value / most) * (not char.isspace()))
     html = ""
     for step, chars in groupby(zip(steps[1:], text, strict=True), key=itemgetter(0)):
-        part = escape("".join(char for _, char in chars))
+        shown = escape("".join(char for _, char in chars))
         sign, name = ("+", "for") if step > 0 else ("−", "against")
-        html += f'<mark class="{name}{abs(step)}">{part}\u2060<sup>{sign}</sup></mark>' if step else part
+        html += f'<mark class="{name}{abs(step)}">{shown}\u2060<sup>{sign}</sup></mark>' if step else shown
     return html
 
 
