@@ -278,7 +278,7 @@ def _json_columns(lines: Lines, text_column: str) -> pa.Schema:
 
 def _common(kind: pa.DataType, values: Sequence[object]) -> pa.DataType:
     try:
-        schemas = [pa.schema([("", kind)]), pa.schema([("", pa.infer_type(values))])]
+        schemas = [pa.schema([("", kind)]), pa.schema([("", pa.array(values).type)])]
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except (pa.ArrowException, OverflowError):
         return pa.string()

@@ -32,7 +32,7 @@ from mobile_sentiment_ops.data.predictions import text_fault
 from mobile_sentiment_ops.data.row_groups import packed, parsed
 from mobile_sentiment_ops.errors import Busy, StoreError, UnreadableFile
 from mobile_sentiment_ops.models.compiled import CompiledModel
-from mobile_sentiment_ops.types import LABELS
+from mobile_sentiment_ops.types import LABELS, Label
 
 JOURNAL_FORMAT = 1
 _PROBABILITIES = ("p_negative", "p_neutral", "p_positive")
@@ -60,6 +60,10 @@ class Judge:
 
     def __call__(self, texts: pa.Array, faults: Mapping[int, str] | None = None) -> pa.Table:
         """The columns ADDED for texts, those of text and few values as dictionaries; `faults` are known before."""
+        if pa.types.is_dictionary(texts.type):
+            texts = texts.dictionary_decode()
+        if str(texts.type) not in ("string", "large_string"):
+            texts = texts.cast(pa.string())
         found = text_faults(texts, self.max_chars) | dict(faults or {})
         wrong = np.zeros(len(texts), bool)
         wrong[list(found)] = True
@@ -106,7 +110,7 @@ def text_faults(texts: pa.Array, max_chars: int) -> dict[int, str]:
     seen = pa.array([text_fault(char, 1) is None for char in first.dictionary.to_pylist()], pa.bool_())
     sound = pc.and_(seen.take(first.indices), pc.less_equal(pc.binary_length(texts), max_chars))
     data = texts.buffers()[2]
-    if data and not np.frombuffer(data, np.uint8).all():
+    if data and not np.frombuffer(data, np.uint8).min():
         sound = pc.and_not(sound, pc.match_substring(texts, "\0"))
     for at in np.flatnonzero(~sound.fill_null(False).to_numpy(zero_copy_only=False)).tolist():
         if at not in found and (fault := text_fault(texts[at].as_py() or "", max_chars)):
@@ -125,7 +129,7 @@ class Scores:
     model_version: str
     rows: int
     resumed_rows: int
-    labels: Mapping[str, int]
+    labels: Mapping[Label, int]
     faulty: int
     seconds: float
     per_second: float
@@ -155,12 +159,13 @@ def score(
     target = open_target(source, out, ADDED)
     model = {"version": judge.version, "sha256": model_hash, "max_text_chars": judge.max_chars}
     head = {"format": JOURNAL_FORMAT, "input": source.identity, "column": source.text_column, "model": model}
-    with _journal(out, head) as (part, log, entries, note):
-        total = np.sum([[0] * 4, *(entry["counts"] for entry in entries)], axis=0)
-        resumed = int(total.sum())
-        groups = [parsed(base64.b64decode(group)) for entry in entries for group in entry["groups"]]
-        pieces = itertools.islice(source.pieces(), len(entries), None)
-        try:
+    total = np.zeros(4, np.int64)
+    try:  # around the journal: a full disk refuses also what closing it would write
+        with _journal(out, head) as (part, log, entries, note):
+            total += np.sum([[0] * 4, *(entry["counts"] for entry in entries)], axis=0)
+            resumed = int(total.sum())
+            groups = [parsed(base64.b64decode(group)) for entry in entries for group in entry["groups"]]
+            pieces = itertools.islice(source.pieces(), len(entries), None)
             if not entries:
                 part.write(target.begin)
             for done in _in_turn((partial(_score, source, piece, judge, target) for piece in pieces), threads):
@@ -176,9 +181,9 @@ def score(
             part.flush()
             os.fsync(part.fileno())
             _part_of(out).replace(out)
-        except OSError as err:
-            kept = f"{int(total.sum()):,} scored rows are kept, and the same command goes on after them"
-            raise StoreError(f"{out} cannot be written: {_why(err)}; make room: {kept}") from err
+    except OSError as err:
+        kept = f"{int(total.sum()):,} scored rows are kept, and the same command goes on after them"
+        raise StoreError(f"{out} cannot be written: {_why(err)}; make room: {kept}") from err
     rows, seconds = int(total.sum()), time.monotonic() - began
     labels = dict(zip(LABELS, total.tolist(), strict=False))
     rate = (rows - resumed) / max(seconds, 1e-9)
@@ -231,11 +236,7 @@ def _journal(out: Path, head: Mapping[str, object]) -> Iterator[tuple[BinaryIO, 
     """The unfinished output at the end of its last whole piece, the journal, its entries, and what is to be said of
     an earlier run. The journal goes when the output has its name."""
     path = out.with_name(f"{out.name}.progress")
-    try:
-        log, part = path.open("a+b"), _part_of(out).open("a+b")
-    except OSError as err:
-        raise StoreError(f"{out} cannot be written: {_why(err)}") from err
-    with log, part:
+    with path.open("a+b") as log, _part_of(out).open("a+b") as part:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
