@@ -245,7 +245,7 @@ int main(int count, char **given) {
     for (;;) {
         double time = now(), wake = end + GRACE_SECONDS;
         if (stopped && end > time) end = time;
-        int busy = 0;
+        int busy = 0, connected = 0;
         for (int which = 0; which < open_connections; which++) {
             Connection *one = &connections[which];
             if (one->fd < 0 && time >= one->retry_at) connect_it(which);
@@ -253,9 +253,10 @@ int main(int count, char **given) {
         }
         while (idle_count && (due = rate > 0 ? start + number / rate : time) < end && due <= time)
             ask(idle[--idle_count], number++, due);
-        for (int which = 0; which < open_connections; which++) busy += connections[which].busy;
+        for (int which = 0; which < open_connections; which++)
+            busy += connections[which].busy, connected += connections[which].connected;
         due = rate > 0 ? start + number / rate : time;
-        if ((due >= end && !busy) || time > end + GRACE_SECONDS) break;
+        if ((due >= end && !busy) || (stopped && !connected) || time > end + GRACE_SECONDS) break;
         if (idle_count && due < wake) wake = due;
         if (time < end && end < wake) wake = end;
         double wait = wake > time ? wake - time : 0;

@@ -117,6 +117,8 @@ class Bench:
     """What all parts work with: a folder, reviews, and a workspace in which two versions wait."""
 
     folder: Path
+    reviews: Path
+    """The folder of real reviews."""
     plan: Plan
     train: pl.DataFrame
     texts: list[str]
@@ -125,9 +127,10 @@ class Bench:
 
     @classmethod
     def prepared(cls, folder: Path, reviews: Path, plan: Plan) -> Bench:
-        rows, others = random_split(distinct_reviews(reviews), test_share=TEST_SHARE, seed=SEED)
+        real = distinct_reviews(reviews / SOURCES["fintech"].file)
+        rows, others = random_split(real, test_share=TEST_SHARE, seed=SEED)
         rows = rows.sample(fraction=1.0, shuffle=True, seed=SEED).head(plan.train_rows or rows.height)
-        return cls(folder, plan, rows, [f"{text} {NUMBER}" for text in others["review_text"]])
+        return cls(folder, reviews, plan, rows, [f"{text} {NUMBER}" for text in others["review_text"]])
 
     @cached_property
     def models(self) -> dict[str, SentimentModel]:
@@ -307,7 +310,8 @@ def _cost_rows(figures: Mapping[str, Sequence[float]], absent: Mapping[str, str]
         else:
             yield _of(row, figures[name], peers=peers if name == "ours" else {})
     for name, row in ((name, peer.row) for name, peer in PEERS.items() if peer.row):
-        if away := [f"{one}: {absent[one]}" for one in ("ours", name) if one in absent]:
+        missing = [one for one in ("ours", name) if one in absent or one not in figures]
+        if away := [f"{one}: {absent.get(one, 'not asked')}" for one in missing]:
             yield goal_row(AREA, row, None, n=0, note="; ".join(away))
             continue
         pairs = list(zip(figures[name], figures["ours"], strict=True))
@@ -582,6 +586,15 @@ def _send_csv(space: Workspace, server: Server, asked: Path, answered: Path) -> 
             return repr(err)
 
 
+def scoring(bench: Bench) -> Iterator[Row]:
+    """Files scored by `mso score`."""
+    try:
+        from bench.score import measure as score
+    except ImportError as err:
+        raise NotMeasured(str(err)) from err
+    yield from score(bench.reviews)
+
+
 # --- everything
 
 
@@ -595,6 +608,7 @@ PARTS: Mapping[str, tuple[Part, str]] = {
     "swaps": (swaps, "swap/"),
     "kills": (kills, "kill9/"),
     "csv": (long_csv, "csv_800k/"),
+    "score": (scoring, "score/"),
 }
 """Each part, and how the names of its rows begin."""
 
@@ -602,8 +616,7 @@ PARTS: Mapping[str, tuple[Part, str]] = {
 def measure(reviews: Path, *, small: bool = False, parts: Sequence[str] = tuple(PARTS)) -> Iterator[Row]:
     """The rows of the area; a part that cannot be measured gives rows that say why."""
     with tempfile.TemporaryDirectory() as made:
-        file = reviews / SOURCES["fintech"].file
-        bench = Bench.prepared(Path(made), file, SMALL if small else Plan())
+        bench = Bench.prepared(Path(made), reviews, SMALL if small else Plan())
         for part in parts:
             measured, begins = PARTS[part]
             began = time.monotonic()
