@@ -140,6 +140,10 @@ def test_ingest_takes_columns_by_name_and_the_app_from_options(mso: Mso, tmp_pat
         (("models", "list"), 5, "127.0.0.1:9"),
         (("promote", "3", "--reason", "better"), 5, "127.0.0.1:9"),
         (("retrain", "--kinds", "lr,perceptron"), 4, "perceptron"),
+        (("keys", "add", "shop front"), 2, "letters, digits"),
+        (("keys", "add", "shop", "--role", "admin"), 2, "operate"),
+        (("keys", "add", "shop", "--days", "0"), 2, "days"),
+        (("keys", "revoke", "1f09a2c4"), 7, "1f09a2c4"),
         (("retrain",), 5, "127.0.0.1:9"),
     ],
 )
@@ -258,3 +262,22 @@ def test_ctrl_c_ends_with_130() -> None:
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=20) == (b"", b"")
     assert process.returncode == 130
+
+
+def test_a_key_is_printed_once_and_replaced_while_it_is_valid(mso: Mso) -> None:
+    made = mso("keys", "add", "shop", "--app", "shop", "--days", 30, "--json").json
+    assert made["key"].startswith("mso_")
+    assert (made["role"], made["apps"]) == ("predict", ["shop"])
+    printed = mso("keys", "add", "shop", "--role", "operate").out
+    assert re.search(r"^key +mso_[\w-]{43}$", printed, re.MULTILINE)
+    third = mso("keys", "add", "shop")
+    assert (third.code, third.out) == (5, "")
+    assert f"mso keys revoke {made['id']}" in third.err
+    assert mso("keys", "revoke", made["id"]).out.split() == ["revoked", made["id"], "of", "shop"]
+    listed = mso("keys", "list")
+    assert made["key"] not in listed.out
+    assert [line.split()[1:4] for line in listed.out.splitlines()[1:]] == [["shop", "operate", "all"]]
+    (kept,) = mso("keys", "list", "--json").json["keys"]
+    assert set(kept) == {"key_id", "name", "role", "apps", "last4", "created_at", "expires_at"}
+    entries = mso("timeline", "--action", "key", "--json").json["entries"]
+    assert [entry["decision"]["reason"].partition(" ")[0] for entry in entries] == ["made", "made", "revoked,"]
