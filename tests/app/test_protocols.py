@@ -209,6 +209,8 @@ def test_limits_are_those_of_json(make_world: Callable[..., World], promote: Cal
         "text has 4 rows, expected at most 3; send them in parts",
     )
     assert error_of(infer(world, id="7" * 1_024)) == "the body is larger than 1,024 bytes; send it in parts"
+    as_csv = world.client.post(INFER, content=b" " * 2_000, headers={"Content-Type": "text/csv"})
+    assert (as_csv.status_code, error_of(as_csv)[:27]) == (413, "the body is larger than 1,0")
     assert error_of(world.client.get("/v2/nothing")).startswith("there is nothing at /v2/nothing")
 
 

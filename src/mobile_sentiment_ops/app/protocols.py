@@ -100,7 +100,7 @@ async def infer(request: Request) -> Response:
     parts = parts_of(request)
     batch = parts.predictions.batch(request.state.request_id)
     name, _ = _found(request, batch.live)
-    body = await request.body()
+    body = await _body(request)
     return await to_thread.run_sync(_infer, parts, batch, name, body, request.headers.get(HEAD_BYTES))
 
 
@@ -112,6 +112,14 @@ def _found(request: Request, live: LiveModel) -> tuple[str, str]:
     if (version := asked.get("version", live.version)) != live.version:
         raise Problem(404, f"version {version!r} of {name} does not answer here; version {live.version} does")
     return name, live.version
+
+
+async def _body(request: Request) -> bytes:
+    """The body within the limit of JSON, whatever its media type: it is held whole."""
+    body = await request.body()
+    if len(body) > (limit := parts_of(request).platform.settings.api.max_json_bytes):
+        raise too_large(limit)
+    return body
 
 
 class _Parameters(Struct, frozen=True, forbid_unknown_fields=True):
@@ -250,10 +258,7 @@ async def invocations(request: Request) -> Response:
     parts, kind = parts_of(request), media_type(request)
     if kind not in ("application/json", "text/csv"):
         raise unsupported(kind, "application/json or text/csv")
-    body = await request.body()
-    if len(body) > (limit := parts.platform.settings.api.max_json_bytes):
-        raise too_large(limit)
-    return await to_thread.run_sync(_invocations, parts, request.state.request_id, kind, body)
+    return await to_thread.run_sync(_invocations, parts, request.state.request_id, kind, await _body(request))
 
 
 def _invocations(parts: Parts, request_id: str, kind: str, body: bytes) -> Response:
