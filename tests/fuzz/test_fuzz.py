@@ -1,4 +1,4 @@
-"""The cores of kernel and scorer under sanitizers: by random changes of a few inputs, and by a fuzzer that looks for new paths."""
+"""The cores of kernel and scorer under sanitizers: by random changes, and by a fuzzer that looks for new paths."""
 
 from __future__ import annotations
 

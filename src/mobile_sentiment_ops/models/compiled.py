@@ -17,8 +17,8 @@ from __future__ import annotations
 import json
 import mmap
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256 as hash_of
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from mobile_sentiment_ops.errors import BundleError, DataError, FormatTooNew, ModelError
 from mobile_sentiment_ops.models.calibration import Calibration, Offsets
-from mobile_sentiment_ops.models.features import Weighed
+from mobile_sentiment_ops.models.features import Features
 from mobile_sentiment_ops.models.kernel import TABLE, UNICODE_VERSION, Grams, Texts, batches, counted, weighed
 from mobile_sentiment_ops.models.kinds import grams_of
 from mobile_sentiment_ops.models.linear import LinearScorer
@@ -109,8 +109,9 @@ class CompiledModel:
     bundle_hash: str
     offsets: Offsets
     grams: Grams
-    arrays: Arrays
+    arrays: Arrays = field(repr=False)
     scorer: Any
+    """What is written in C, or None."""
 
     @classmethod
     def open(cls, path: Path, sha256: str | None = None) -> CompiledModel:
@@ -140,24 +141,21 @@ class CompiledModel:
         try:
             header = json.loads(bytes(data[_START.size : _START.size + size]))
             words, shortest, longest, bits = header["grams"]
-            grams = Grams(words, (shortest, longest), bits)
-            begin = _aligned(_START.size + size)
-            arrays = {
-                name: np.require(np.frombuffer(data, dtype, count, begin + at), requirements="A")
-                for name, dtype in _LAYOUT.items()
-                for at, count in [header["arrays"][name]]
-            }
-            negative, neutral, positive = (float(offset) for offset in header["offsets"])
-            offsets, kind, bundle_hash = (negative, neutral, positive), str(header["kind"]), str(header["bundle_hash"])
-            if (unicode := header["unicode"]) != UNICODE_VERSION:
-                raise BundleError(f"its texts are read by Unicode {unicode}, here by {UNICODE_VERSION}; {_AGAIN}")
+            negative, neutral, positive = map(float, header["offsets"])
+            kind, bundle_hash, unicode = (str(header[name]) for name in ("kind", "bundle_hash", "unicode"))
+            grams, offsets = Grams(words, (shortest, longest), bits), (negative, neutral, positive)
+            arrays, begin = {}, _aligned(_START.size + size)
+            for name, dtype in _LAYOUT.items():
+                at, count = header["arrays"][name]
+                arrays[name] = np.require(np.frombuffer(data, dtype, count, begin + at), requirements="A")
             scorer = None
             if _scorer is not None:
                 favour = np.exp(np.clip(offsets, -50, 50))
-                settings = (words, shortest, longest, bits)
-                scorer = _scorer.Scorer(settings, *(arrays[name] for name in _LAYOUT), favour)
+                scorer = _scorer.Scorer((words, shortest, longest, bits), *arrays.values(), favour)
         except (ValueError, TypeError, LookupError, OverflowError, AttributeError, RecursionError) as err:
             raise BundleError(f"the compiled model is not as it is written: {err} is wrong; {_AGAIN}") from err
+        if unicode != UNICODE_VERSION:
+            raise BundleError(f"its texts are read by Unicode {unicode}, here by {UNICODE_VERSION}; {_AGAIN}")
         return cls(kind, bundle_hash, offsets, grams, arrays, scorer)
 
     @property
@@ -191,35 +189,39 @@ class CompiledModel:
             found = self.scored([text])
             return (int(found.labels[0]), *found.probabilities[0].tolist())
         try:
-            answer: tuple[int, float, float, float] = self.scorer.one(text)
+            return self.scorer.one(text)  # type: ignore[no-any-return]
         except ValueError as err:
             raise DataError(f"{err}; leave it out or mend its encoding") from err
-        return answer
 
-    def predict(self, texts: Texts, ratings: Sequence[int | None] | None = None) -> list[Prediction]:
-        """An answer for each text, in order; stars are not looked at."""
+    def predict(self, texts: Texts, ratings: object = None) -> list[Prediction]:  # noqa: ARG002
+        """An answer for each text, in order. Stars may be given as to a trained model, and are not looked at."""
         found = self.scored(texts)
         answers = zip(found.labels.tolist(), found.probabilities.tolist(), strict=True)
         return [Prediction(LABELS[label], row[label], (row[0], row[1], row[2])) for label, row in answers]
 
     def _probabilities(self, texts: Texts) -> npt.NDArray[np.float64]:
         """What `_scorer.c` computes."""
-        found, rows = counted(texts, self.grams), self.rows
+        found, rows, nodes = counted(texts, self.grams), self.rows, self.arrays["nodes"]
         columns = rows.columns(np.arange(rows.shape[0]))
-        if (nodes := self.arrays["nodes"]).size:
-            kept = weighed(found, columns, np.ones(columns.max() + 1, np.float32))
-            every = columns[found.buckets] >= 0
-            trees = _trees_of(nodes, self.arrays["trees"])
-            sums = trees.scores(Weighed(kept.starts, kept.buckets, found.counts[every]), columns.max() + 1)
+        if nodes.size:
+            features = Features(np.flatnonzero(columns >= 0).astype(np.int32), np.empty(0, np.float32), columns)
+            sums = _trees_of(nodes, self.arrays["trees"]).scores(features.kept(found), features.buckets.size)
         else:
-            values = weighed(found, columns, np.ascontiguousarray(rows.kept[:, 0]))
+            values = weighed(found, columns, rows.kept[:, 0].copy())
             told, of_text = rows.kept[values.buckets, 1:] * values.counts[:, None].astype(float), values.rows
             sums = np.stack([np.bincount(of_text, part, values.starts.size - 1) for part in told.T], axis=1)
         return Calibration(self.arrays["mix"], self.bias).probabilities(sums)
 
 
 def compile_model(model: SentimentModel, bundle_hash: str) -> bytes:
-    """The file of a trained model; ModelError for a kind that is not for serving."""
+    """The file of a trained model; ModelError for a kind that is not for serving.
+
+    >>> from mobile_sentiment_ops.models.model import SentimentModel
+    >>> prior, plain = PriorScorer(np.array([0.2, 0.1, 0.7])), Calibration(np.eye(3), np.zeros(3))
+    >>> file = compile_model(SentimentModel("majority", {}, prior, plain, (0.0, 0.0, 0.0)), "hash")
+    >>> CompiledModel.of(file).predict(["Love it"])[0].label
+    <Label.POSITIVE: 'Positive'>
+    """
     calibration, grams = model.calibration, grams_of(model.parameters)
     buckets, arrays = np.empty(0, np.int32), {name: np.empty(0, dtype) for name, dtype in _LAYOUT.items()}
     mix, bias = np.eye(len(LABELS)), calibration.bias
@@ -227,37 +229,38 @@ def compile_model(model: SentimentModel, bundle_hash: str) -> bytes:
         case LinearScorer() as scorer:
             told = scorer.weights.astype(float) @ calibration.weights
             buckets, bias = scorer.features.buckets, bias + told[-1]
-            arrays["rows"] = np.column_stack([scorer.features.weights, told[:-1]]).astype("<f4")
+            arrays["rows"] = np.column_stack([scorer.features.weights, told[:-1]])
         case TreeScorer() as scorer:
             buckets, mix = scorer.features.buckets, calibration.weights
             bias = bias + scorer.trees.base @ mix
             arrays["nodes"] = _nodes_of(scorer.trees)
-            arrays["trees"] = np.column_stack([scorer.trees.roots, scorer.trees.classes]).astype("<i4")
+            arrays["trees"] = np.column_stack([scorer.trees.roots, scorer.trees.classes])
         case PriorScorer() as scorer:
             bias = bias + np.log(scorer.shares) @ calibration.weights
         case _:
-            raise ModelError(f"a model of kind {model.kind} looks at stars and is not for serving; promote another one")
+            raise ModelError(f"a model of kind {model.kind} looks at stars and is not for serving; promote another")
     if buckets.size and buckets[-1] >> grams.bits:
-        raise ModelError(
-            f"the model keeps bucket {buckets[-1]:,}, expected less than {1 << grams.bits:,}; train it again"
-        )
+        raise ModelError(f"the model keeps bucket {buckets[-1]:,}, expected below {1 << grams.bits:,}; train it again")
     kept = np.zeros(1 << grams.bits, np.bool_)
     kept[buckets] = True
     before = np.cumsum([0, *kept.reshape(-1, 32).sum(axis=1)[:-1]])
-    arrays["blocks"] = np.column_stack([np.packbits(kept, bitorder="little").view("<u4"), before]).astype("<u4")
-    arrays.update(mix=np.asarray(mix, "<f8"), bias=np.asarray(bias, "<f8"))
-    header: dict[str, object] = {
+    arrays["blocks"] = np.column_stack([np.packbits(kept, bitorder="little").view("<u4"), before])
+    arrays |= {"mix": mix, "bias": bias}
+    places, parts, at = {}, [], 0
+    for name, dtype in _LAYOUT.items():
+        places[name] = [at, len(arrays[name])]
+        parts.append(np.ascontiguousarray(arrays[name], dtype.base).tobytes())
+        at = _aligned(at + len(parts[-1]))
+    header = {
         "kind": model.kind,
         "bundle_hash": bundle_hash,
         "unicode": UNICODE_VERSION,
         "grams": [grams.words, *grams.characters, grams.bits],
         "offsets": model.offsets,
+        "arrays": places,
     }
-    places, at = {}, 0
-    for name, array in arrays.items():
-        places[name], at = [at, len(array)], _aligned(at + array.nbytes)
-    described = json.dumps({**header, "arrays": places}).encode()
-    parts = [_START.pack(_SIGNATURE, COMPILED_FORMAT, len(described)) + described, *map(_bytes_of, arrays.values())]
+    described = json.dumps(header).encode()
+    parts.insert(0, _START.pack(_SIGNATURE, COMPILED_FORMAT, len(described)) + described)
     return b"".join(part.ljust(_aligned(len(part)), b"\0") for part in parts)
 
 
@@ -268,19 +271,13 @@ def check_compiled(compiled: CompiledModel, model: SentimentModel, texts: Texts)
     wrong = (np.abs(found.probabilities - expected).max(axis=1) > MOST_APART) | (found.labels != labels)
     if wrong.any():
         at = int(wrong.argmax())
-        ours, theirs = (
-            f"{LABELS[label]} {row.round(7).tolist()}"
-            for label, row in ((found.labels[at], found.probabilities[at]), (labels[at], expected[at]))
-        )
+        ours = f"{LABELS[found.labels[at]]} {found.probabilities[at].round(7).tolist()}"
+        theirs = f"{LABELS[labels[at]]} {expected[at].round(7).tolist()}"
         raise ModelError(f"text {at}: compiled says {ours}, the model {theirs}; it is not used: report this as a bug")
 
 
 def _aligned(size: int) -> int:
     return -(-size // _ALIGNED) * _ALIGNED
-
-
-def _bytes_of(array: npt.NDArray[Any]) -> bytes:
-    return np.ascontiguousarray(array).tobytes()
 
 
 def _nodes_of(trees: Trees) -> npt.NDArray[Any]:

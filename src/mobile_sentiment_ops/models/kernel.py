@@ -161,7 +161,7 @@ def _joined(parts: Iterable[Counted]) -> Counted:
 
 
 def batches(texts: Texts) -> Iterator[tuple[Any, Any, int]]:
-    """What is read at once in C: strings and None, or bounds and the data between them; the number of its first text."""
+    """What C reads at once: strings and None, or bounds and the data between them; the number of the first text."""
     first = 0
     for chunk in getattr(texts, "chunks", [texts]):
         arrow = hasattr(chunk, "buffers")
