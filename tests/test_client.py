@@ -8,12 +8,15 @@ import io
 import json
 import logging
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -300,6 +303,19 @@ def test_each_call_and_each_part_has_a_key_of_its_own(misbehaved: Callable[..., 
     keys = server.headers("Idempotency-Key")
     assert len(set(keys)) == 6
     assert sorted(keys[4:]) == ["import-7-0", "import-7-0", "import-7-1", "import-7-1"]
+    for key in ("", "two words", "é", "line\nline", "x" * 101):
+        with pytest.raises(DataError, match=r"the idempotency key is .* expected 1 to 100 letters"):
+            ask(server.address, "predict", "a", idempotency_key=key)
+
+
+def test_a_repeated_call_has_the_same_prediction_ids(demo_server: str, ask: Ask) -> None:
+    key = f"again-{time.time_ns()}"
+    first, again, other = (
+        [row.prediction_id for row in ask(demo_server, "predict", ["a", "b"], idempotency_key=given)]
+        for given in (key, key, None)
+    )
+    assert first == again
+    assert len({*first, *other}) == 4
 
 
 def test_a_server_says_how_long_to_wait(misbehaved: Callable[..., Misbehaved], ask: Ask) -> None:
@@ -390,7 +406,13 @@ def test_what_is_no_answer_of_this_api_is_said_to_be_none(
     misbehaved: Callable[..., Misbehaved], ask: Ask, said: bytes, tmp_path: Path
 ) -> None:
     server = misbehaved(said)
-    for call in (("model",), ("predict", "Love it"), ("predict_csv", b"review_text\n", tmp_path / "answers.csv")):
+    for call in (
+        ("model",),
+        ("jobs",),
+        ("retrain",),
+        ("predict", "Love it"),
+        ("predict_csv", b"review_text\n", tmp_path / "answers.csv"),
+    ):
         with pytest.raises(CallFailed, match=rf"no answer of this API .* expected this API at {server.address}"):
             ask(server.address, *call)
     assert list(tmp_path.iterdir()) == []
@@ -433,6 +455,49 @@ def test_parts_go_side_by_side_and_the_first_fault_ends_them(misbehaved: Callabl
     assert len(server.requests) <= 8
 
 
+@pytest.mark.integration
+def test_a_server_that_is_killed_and_starts_again_costs_no_call(
+    demo_workspace: Path, tmp_path: Path, free_port: int
+) -> None:
+    workspace = tmp_path / "workspace"
+    shutil.copytree(demo_workspace, workspace)
+    settings = (f"api.port={free_port}", f"storage.workspace={workspace}", "mlflow.tracking_uri=http://127.0.0.1:9")
+    command = [sys.executable, "-m", "mobile_sentiment_ops", *(word for one in settings for word in ("--set", one))]
+    answered: list[str | None] = []
+    done = threading.Event()
+
+    def call(api: Client) -> None:
+        while not done.is_set():
+            answered.extend(row.prediction_id for row in api.predict(["Love it", "Crashes"]))
+
+    with (
+        (tmp_path / "server.log").open("wb") as log,
+        Client(f"http://127.0.0.1:{free_port}", retries=60) as api,
+        ThreadPoolExecutor(4) as callers,
+    ):
+        start = partial(subprocess.Popen, [*command, "serve", "--no-train"], stdout=log, stderr=log, process_group=0)
+        server = start()
+        calls = [callers.submit(call, api) for _ in range(4)]  # they wait for the first start too
+        try:
+            for _ in range(2):
+                already = len(answered)
+                while len(answered) < already + 200:
+                    assert server.poll() is None
+                    time.sleep(0.01)
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
+                server = start()
+            assert api.ready().ready
+        finally:
+            done.set()
+            callers.shutdown()
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+    assert [one.exception() for one in calls] == [None] * 4
+    assert None not in answered
+    assert len(set(answered)) == len(answered) >= 400
+
+
 # --- what is kept to itself
 
 
@@ -453,7 +518,13 @@ def test_keys_and_texts_are_in_no_log_message_or_repr(
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
 def test_an_address_or_key_that_cannot_be_used_is_refused_and_not_repeated(client: type[Client | AsyncClient]) -> None:
-    for address in ("localhost:5001", "ftp://shop.example", "http://", "http://ann:hush@shop.example", "http://a b"):
+    for address in (
+        "localhost:5001",
+        "ftp://shop.example",
+        "http://",
+        "http://ann:hush@shop.example",
+        "http://[::1",
+    ):
         with pytest.raises(SettingsError, match=r"not like http://127\.0\.0\.1:5001; see base_url") as err:
             client(address)
         assert "hush" not in str(err.value)

@@ -232,6 +232,14 @@ class _Problem(msgspec.Struct):
     errors: tuple[dict[str, object], ...] = ()
 
 
+class _Scheduled(msgspec.Struct):
+    job_id: str
+
+
+class _Jobs(msgspec.Struct):
+    jobs: list[Job]
+
+
 class _Batch(msgspec.Struct):
     model_version: str
     predictions: list[Predicted]
@@ -274,6 +282,12 @@ def _encoded(rows: Iterable[object]) -> Iterator[bytes]:
         except (UnicodeEncodeError, TypeError) as err:
             why = "half of a surrogate pair" if isinstance(err, UnicodeError) else str(err)
             raise DataError(f"review {at} cannot be sent: {why}; expected valid Unicode, or a mapping") from None
+
+
+def _key(given: str | None) -> str:
+    if given is not None and not re.fullmatch(r"[\w.:-]{1,100}", given, re.ASCII):
+        raise DataError(f"the idempotency key is {given!r}; expected 1 to 100 letters, digits, `.`, `_`, `:` or `-`")
+    return given or secrets.token_hex(16)
 
 
 def _as(kind: type[T]) -> Callable[[Reply], T]:
@@ -322,13 +336,17 @@ class _Api:
 
         self.base_url = (self.base_url or os.environ.get("MSO_API_URL") or ADDRESS).rstrip("/")
         self.api_key = (self.api_key or os.environ.get("MSO_API_KEY", "")).strip()
-        if not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", self.base_url):  # a password would be in messages
+        try:
+            url = httpx.URL(self.base_url)
+        except httpx.InvalidURL:
+            url = httpx.URL()
+        if url.scheme not in ("http", "https") or not url.host or url.userinfo:  # a password would be in messages
             raise SettingsError(f"the API's address is not like {ADDRESS}; see base_url and MSO_API_URL")
         if not re.fullmatch(r"[!-~]*", self.api_key):  # it would stand in the message of whoever refuses it later
             raise SettingsError("the API key holds a character that no key has; see api_key and MSO_API_KEY")
         headers = {"X-API-Key": self.api_key} if self.api_key else {}
         kind = httpx.AsyncClient if isinstance(self, AsyncClient) else httpx.Client
-        self._http: Any = kind(base_url=self.base_url, headers=headers)
+        self._http: Any = kind(base_url=url, headers=headers)
 
     @_call
     def predict(
@@ -341,7 +359,7 @@ class _Api:
         anything is sent.
         """
         rows = [reviews] if isinstance(reviews, str | Mapping) else reviews
-        key = idempotency_key or secrets.token_hex(16)
+        key = _key(idempotency_key)
         parts = chunks(list(_encoded(rows)), self.chunk_rows, self.chunk_bytes)
         answers = yield (_predicted(self, part, f"{key}-{number}") for number, part in enumerate(parts))
         return [row for part in answers for row in part]
@@ -355,7 +373,7 @@ class _Api:
             return msgspec.convert({**told, "sentiment": told["prediction"]}, Predicted)
 
         (body,) = _encoded([{"text": text}])
-        return _tries(self, Call("POST", "/predict_json", read, body, key=secrets.token_hex(16)))
+        return _tries(self, Call("POST", "/predict_json", read, body, key=_key(None)))
 
     @_call
     def predict_csv(
@@ -368,7 +386,7 @@ class _Api:
         def read(reply: Reply) -> CsvAnswer:
             return CsvAnswer(file, reply.headers["x-model-version"], reply.headers["x-request-id"])
 
-        key = idempotency_key or secrets.token_hex(16)
+        key = _key(idempotency_key)
         return _tries(self, Call("POST", "/predict", read, upload=upload, out=file, key=key, timeout=timeout))
 
     @_call
@@ -401,8 +419,8 @@ class _Api:
     @_call
     def retrain(self, *, wait: bool = False) -> Steps[Job]:
         """Let the server train: the job, new or on its way already, and ended if `wait`."""
-        told = yield from _tries(self, Call("POST", "/retrain", _as(dict[str, str]), repeatable=False))
-        return (yield from (_Api.wait_for if wait else _Api.job)(self, told["job_id"]))
+        told = yield from _tries(self, Call("POST", "/retrain", _as(_Scheduled), repeatable=False))
+        return (yield from (_Api.wait_for if wait else _Api.job)(self, told.job_id))
 
     @_call
     def job(self, job_id: str) -> Steps[Job]:
@@ -412,8 +430,7 @@ class _Api:
     @_call
     def jobs(self, *, limit: int = 50) -> Steps[list[Job]]:
         """Jobs, newest first, without their logs."""
-        found = yield from _tries(self, Call("GET", f"/jobs?limit={limit}", _as(dict[str, list[Job]])))
-        return found["jobs"]
+        return (yield from _tries(self, Call("GET", f"/jobs?limit={limit}", _as(_Jobs)))).jobs
 
     @_call
     def wait_for(self, job: Job | str, *, seconds: float = 3600.0, every_seconds: float = 1.0) -> Steps[Job]:
