@@ -30,7 +30,7 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+    flush(path.parent)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
@@ -42,7 +42,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             _write_through(part / name, data)
         for folder in {part, *((part / name).parent for name in files)}:
-            _flush_folder(folder)
+            flush(folder)
         try:
             part.rename(path)
         except OSError:  # there is one
@@ -53,7 +53,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-    _flush_folder(path.parent)
+    flush(path.parent)
 
 
 def read_folder(path: Path) -> dict[str, bytes]:
@@ -81,8 +81,9 @@ def _write_through(path: Path, data: bytes, mode: int = 0o666) -> None:
         os.fsync(file.fileno())
 
 
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Return when what was written to a file, or which files a folder holds, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

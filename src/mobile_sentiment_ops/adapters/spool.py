@@ -34,7 +34,7 @@ from zlib import crc32
 
 import structlog
 
-from mobile_sentiment_ops.disk import write_file
+from mobile_sentiment_ops.disk import flush, write_file
 from mobile_sentiment_ops.errors import FormatTooNew, SpoolFull, StoreError
 from mobile_sentiment_ops.ports import Segment
 
@@ -82,20 +82,22 @@ class FileSpool:
                 self._open_segment(HEADER.size + len(payload))
             start, segment = self._used, self._map
             body = start + HEADER.size
-            self._used = body + len(payload)
+            end = body + len(payload)
             segment[start : start + NUMBERS.size] = numbers
-            segment[body : self._used] = payload
+            segment[body:end] = payload
             segment[start + NUMBERS.size : body] = check
+            self._used = end
 
     def sync(self) -> None:
         with self._lock:
             last = self._number
         try:
             for number in range(self._synced + 1, last + 1):
-                _flush(self._path(self._writer, number))
+                with suppress(FileNotFoundError):  # forgotten: it is safe elsewhere
+                    flush(self._path(self._writer, number))
             if self._listed < last:
-                _flush(self._folder)
-                _flush(self._folder.parent)
+                flush(self._folder)
+                flush(self._folder.parent)
         except OSError as err:
             raise StoreError(f"predictions did not reach the disk in {self._folder}: {err}; see to the disk") from err
         with self._lock:  # the last one may still grow
@@ -239,15 +241,6 @@ def _reserve(file: int, size: int) -> None:
             raise
         while (start := os.lseek(file, 0, os.SEEK_END)) < size:  # a file system that cannot reserve
             os.write(file, bytes(min(BLOCK_BYTES, size - start)))
-
-
-def _flush(path: Path) -> None:
-    with suppress(FileNotFoundError):  # forgotten: it is safe elsewhere
-        file = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
 
 
 def _closed_segment(path: Path) -> tuple[bytes, ...]:
