@@ -278,6 +278,6 @@ def test_a_key_is_printed_once_and_replaced_while_it_is_valid(mso: Mso) -> None:
     assert made["key"] not in listed.out
     assert [line.split()[1:4] for line in listed.out.splitlines()[1:]] == [["shop", "operate", "all"]]
     (kept,) = mso("keys", "list", "--json").json["keys"]
-    assert set(kept) == {"key_id", "name", "role", "apps", "last4", "created_at", "expires_at"}
+    assert set(kept) == {"id", "name", "role", "apps", "last4", "created_at", "expires_at"}
     entries = mso("timeline", "--action", "key", "--json").json["entries"]
     assert [entry["decision"]["reason"].partition(" ")[0] for entry in entries] == ["made", "made", "revoked,"]

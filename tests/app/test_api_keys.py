@@ -8,13 +8,15 @@ from hashlib import sha256
 import pytest
 
 from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryPorts
-from mobile_sentiment_ops.app.api_keys import add_key, revoke_key
+from mobile_sentiment_ops.app.api_keys import add_key, new_key, revoke_key
 from mobile_sentiment_ops.errors import NotFound, SettingsError, StoreError
 from mobile_sentiment_ops.types import ApiKey
 
 
 def _add(ports: MemoryPorts, name: str, **more: object) -> tuple[str, ApiKey]:
-    return add_key(ports.keys, ports.state, ports.clock, name=name, actor="ann", **more)  # type: ignore[arg-type]
+    text, new = new_key(name, now=ports.clock.now(), **{"role": "predict", "apps": (), "days": None} | more)  # type: ignore[arg-type]
+    add_key(ports.keys, ports.state, new, actor="ann")
+    return text, new
 
 
 def test_keys_are_long_random_and_kept_as_a_hash(memory: MemoryPorts) -> None:
@@ -30,7 +32,7 @@ def test_a_name_has_two_live_keys_so_that_one_can_replace_the_other(memory: Memo
     with pytest.raises(StoreError, match=f"mso keys revoke {old.key_id}` or {new.key_id}"):
         _add(memory, "shop")
     _add(memory, "bank")
-    revoke_key(memory.keys, memory.state, key_id=old.key_id, actor="ann")
+    revoke_key(memory.keys, memory.state, old.key_id, actor="ann")
     _, third = _add(memory, "shop")
     assert [key.key_id for key in memory.keys.list() if key.name == "shop"] == [new.key_id, third.key_id]
 
@@ -45,7 +47,7 @@ def test_a_key_that_has_ended_makes_way(memory: MemoryPorts, clock: FixedClock) 
 
 def test_no_two_keys_have_one_meter_and_a_free_one_is_taken_again(memory: MemoryPorts) -> None:
     made = [_add(memory, name)[1] for name in ("a", "b", "c")]
-    revoke_key(memory.keys, memory.state, key_id=made[1].key_id, actor="ann")
+    revoke_key(memory.keys, memory.state, made[1].key_id, actor="ann")
     _add(memory, "d")
     _add(memory, "e")
     assert [(key.name, key.meter) for key in memory.keys.list()] == [("a", 1), ("c", 3), ("d", 2), ("e", 4)]
@@ -53,7 +55,7 @@ def test_no_two_keys_have_one_meter_and_a_free_one_is_taken_again(memory: Memory
 
 def test_the_ledger_knows_of_every_key_and_holds_none(memory: MemoryPorts) -> None:
     text, key = _add(memory, "shop", apps=["shop", "bank", "shop"], role="operate", days=3)
-    revoke_key(memory.keys, memory.state, key_id=key.key_id, actor="bob")
+    revoke_key(memory.keys, memory.state, key.key_id, actor="bob")
     made, gone = (entry.decision for entry in memory.state.ledger())
     assert (made.action, made.subject, made.actor) == ("key", f"key {key.key_id}", "ann")
     assert made.reason == "made for shop, to operate, bank, shop, until 2025-03-04 12:00"
@@ -68,6 +70,6 @@ def test_what_is_refused_leaves_no_trace(memory: MemoryPorts) -> None:
         with pytest.raises(SettingsError, match="letters, digits"):
             _add(memory, name, apps=apps)
     with pytest.raises(NotFound, match="there is no key 1f09a2c4"):
-        revoke_key(memory.keys, memory.state, key_id="1f09a2c4", actor="ann")
+        revoke_key(memory.keys, memory.state, "1f09a2c4", actor="ann")
     assert memory.state.ledger() == []
     assert list(memory.keys.list()) == []

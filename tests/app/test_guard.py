@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
+from mmap import mmap
 from pathlib import Path
 
 import psutil
@@ -18,12 +19,13 @@ from structlog.testing import capture_logs
 
 from mobile_sentiment_ops.adapters.keys import FileKeys
 from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryKeys, MemoryPorts
-from mobile_sentiment_ops.app.api_keys import add_key, revoke_key
+from mobile_sentiment_ops.app.api_keys import add_key, new_key, revoke_key
 from mobile_sentiment_ops.app.guard import OPEN_PATHS, Caller, Guard, guard_notice, host_name, keys_required
 from mobile_sentiment_ops.app.problems import Problem
 from mobile_sentiment_ops.errors import SettingsError, StoreError
 from mobile_sentiment_ops.ports import Keys
 from mobile_sentiment_ops.settings import Api
+from mobile_sentiment_ops.types import Role
 
 HERE = {b"host": b"localhost:5001"}
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -50,8 +52,9 @@ class Door:
         self.api = Api.model_validate(api)
         self.guard = Guard(self.api, self.keys, clock=ports.clock, timer=self.timer)
 
-    def key(self, name: str, **more: object) -> bytes:
-        text, _ = add_key(self.keys, self.ports.state, self.ports.clock, name=name, actor="ann", **more)  # type: ignore[arg-type]
+    def key(self, name: str, role: Role = "predict", apps: Sequence[str] = (), days: float | None = None) -> bytes:
+        text, new = new_key(name, role, apps, days=days, now=self.ports.clock.now())
+        add_key(self.keys, self.ports.state, new, actor="ann")
         return text.encode()
 
     def call(self, method: str = "POST", path: str = "/predict", **headers: bytes) -> Caller:
@@ -149,7 +152,7 @@ def test_a_running_server_sees_new_and_revoked_keys_within_a_second(memory: Memo
     assert here.refused(x_api_key=key).status == 401
     here.timer.now += 1
     assert here.call(x_api_key=key).name == "shop"
-    revoke_key(here.keys, memory.state, key_id=here.keys.list()[0].key_id, actor="ann")
+    revoke_key(here.keys, memory.state, here.keys.list()[0].key_id, actor="ann")
     here.timer.now += 1
     assert here.refused(x_api_key=key).status == 401
 
@@ -422,7 +425,7 @@ def test_no_more_than_the_rate_passes_and_whoever_waits_as_told_passes(rate: flo
 
 
 def test_workers_share_what_a_key_has_sent(memory: MemoryPorts) -> None:
-    timer, meters = Timer(), array("d", bytes(16))
+    timer, meters = Timer(), memoryview(mmap(-1, 16)).cast("d")  # as processes that are forked share it
     api = Api(requests_per_second=1)
     first, second = (Guard(api, memory.keys, meters, clock=memory.clock, timer=timer) for _ in range(2))
     first.admit("POST", "/predict", HERE)

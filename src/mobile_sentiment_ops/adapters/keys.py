@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -17,17 +16,6 @@ from mobile_sentiment_ops.types import ApiKey
 FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
-    format: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Content:
-    format: int
-    keys: tuple[ApiKey, ...]
-
-
 class FileKeys:
     """Without the file there are no keys; it is replaced whole, so that a reader finds the old or the new ones."""
 
@@ -36,24 +24,24 @@ class FileKeys:
 
     def list(self) -> Sequence[ApiKey]:
         try:
-            data = self._path.read_bytes()
-            head = msgspec.json.decode(data, type=_Head)
-            if head.format == FORMAT:
-                return msgspec.json.decode(data, type=_Content).keys
+            content = msgspec.json.decode(self._path.read_bytes(), type=dict[str, msgspec.Raw])
+            found = msgspec.json.decode(content["format"], type=int)
+            if found == FORMAT:
+                return msgspec.json.decode(content["keys"], type=tuple[ApiKey, ...])
         except FileNotFoundError:
             return ()
-        except (OSError, ValueError) as err:
+        except (OSError, ValueError, KeyError) as err:
             raise StoreError(
                 f"{self._path.name} cannot be read: {err}; put a good copy there, or remove it and make new keys"
             ) from err
-        raise FormatTooNew(f"{self._path.name} has format {head.format}, this release reads {FORMAT}: use a later one")
+        raise FormatTooNew(f"{self._path.name} has format {found}, this release reads {FORMAT}: use a later one")
 
     def change(self, change: Callable[[Sequence[ApiKey]], Sequence[ApiKey]]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         folder = os.open(self._path.parent, os.O_RDONLY)  # locked in place of the file, which is replaced
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
-            content = msgspec.json.encode(_Content(FORMAT, tuple(change(self.list()))))
+            content = msgspec.json.encode({"format": FORMAT, "keys": change(self.list())})
             write_file(self._path, msgspec.json.format(content, indent=1) + b"\n", mode=0o600)
         finally:
             os.close(folder)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 
 from mobile_sentiment_ops.errors import NotFound, SettingsError, StoreError
-from mobile_sentiment_ops.ports import Clock, Keys, State
+from mobile_sentiment_ops.ports import Keys, State
 from mobile_sentiment_ops.types import ApiKey, Decision, Role
 
 LIVE_KEYS = 2
@@ -51,57 +51,38 @@ def with_key(keys: Sequence[ApiKey], new: ApiKey) -> list[ApiKey]:
 
     A third live key of a name is refused.
     """
-    kept = [key for key in keys if key.name != new.name or is_live(key, new.created_at)]
+    kept = [key for key in keys if key.name != new.name or not key.expires_at or key.expires_at > new.created_at]
     same = [key.key_id for key in kept if key.name == new.name]
     if len(same) >= LIVE_KEYS:
         raise StoreError(
             f"{new.name} has {len(same)} live keys, expected at most {LIVE_KEYS} with a new one: "
             f"revoke the one that is not used any more, `mso keys revoke {same[0]}` or {' or '.join(same[1:])}"
         )
-    taken = {key.meter for key in kept}
-    return [*kept, replace(new, meter=next(place for place in range(1, len(kept) + 2) if place not in taken))]
+    free = set(range(1, len(kept) + 2)) - {key.meter for key in kept}
+    return [*kept, replace(new, meter=min(free))]
 
 
-def is_live(key: ApiKey, now: datetime) -> bool:
-    """Whether the key opens anything at that time."""
-    return key.expires_at is None or key.expires_at > now
-
-
-def add_key(
-    keys: Keys,
-    state: State,
-    clock: Clock,
-    *,
-    name: str,
-    role: Role = "predict",
-    apps: Sequence[str] = (),
-    days: float | None = None,
-    actor: str,
-) -> tuple[str, ApiKey]:
-    """Make a key; its text is returned here and kept nowhere. The ledger knows of it before it opens anything."""
-    text, new = new_key(name, role, apps, days=days, now=clock.now())
+def add_key(keys: Keys, state: State, new: ApiKey, *, actor: str) -> None:
+    """Keep a new key. The ledger knows of it before it opens anything."""
 
     def change(known: Sequence[ApiKey]) -> Sequence[ApiKey]:
         changed = with_key(known, new)
         until = f"until {new.expires_at:%Y-%m-%d %H:%M}" if new.expires_at else "until it is revoked"
-        reason = f"made for {name}, to {role}, {', '.join(new.apps) or 'all apps'}, {until}"
-        _record(state, new, actor, reason)
+        _record(state, new, actor, f"made for {new.name}, to {new.role}, {', '.join(new.apps) or 'all apps'}, {until}")
         return changed
 
     keys.change(change)
-    return text, new
 
 
-def revoke_key(keys: Keys, state: State, *, key_id: str, actor: str) -> ApiKey:
+def revoke_key(keys: Keys, state: State, key_id: str, *, actor: str) -> ApiKey:
     """Take a key away; servers refuse it within a second. NotFound when there is none of that id."""
     gone: list[ApiKey] = []
 
     def change(known: Sequence[ApiKey]) -> Sequence[ApiKey]:
         gone[:] = [key for key in known if key.key_id == key_id]
         if not gone:
-            raise NotFound(
-                f"there is no key {key_id}; `mso keys list` shows {', '.join(k.key_id for k in known) or 'none'}"
-            )
+            there = ", ".join(key.key_id for key in known) or "none"
+            raise NotFound(f"there is no key {key_id}; `mso keys list` shows {there}")
         _record(state, gone[0], actor, f"revoked, was of {gone[0].name}")
         return [key for key in known if key.key_id != key_id]
 

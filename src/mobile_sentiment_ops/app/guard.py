@@ -17,7 +17,7 @@ import re
 import socket
 import time
 from array import array
-from collections.abc import Callable, Iterable, Mapping, MutableSequence
+from collections.abc import Callable, Mapping, MutableSequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -81,7 +81,8 @@ class Caller:
             return next(iter(self.apps))
         else:
             found = "of none: name one in `app`"
-        raise Problem(403, f"the key of {self.name} is for reviews of {_listed(self.apps)}, and this one is {found}")
+        apps = ", ".join(sorted(self.apps))
+        raise Problem(403, f"the key of {self.name} is for reviews of {apps}, and this one is {found}")
 
 
 ANYONE = Caller("anyone", "operate")
@@ -102,7 +103,7 @@ class Guard:
         self,
         api: Api,
         keys: Keys,
-        meters: MutableSequence[float] | None = None,
+        meters: MutableSequence[float] | memoryview[float] | None = None,
         *,
         clock: Clock,
         timer: Callable[[], float] = time.monotonic,
@@ -284,7 +285,7 @@ def server_names(api: Api) -> frozenset[str]:
     """
     bound = _address(api.host)
     everywhere = bound.is_unspecified if bound else not api.host
-    names = set(_machine_names() if everywhere else [_bare(api.host) or api.host])
+    names = _machine_names() if everywhere else {_bare(api.host) or api.host}
     for given in api.allowed_hosts:
         name = _bare(given)
         if name is None:
@@ -326,15 +327,12 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     return None
 
 
-def _machine_names() -> Iterable[str]:
+def _machine_names() -> set[str]:
     import psutil
 
     here = socket.gethostname().lower()
-    yield from (here, here.partition(".")[0])
-    for addresses in psutil.net_if_addrs().values():
-        for one in addresses:
-            if address := _address(one.address.partition("%")[0]):
-                yield str(address)
+    own = (_address(one.address.partition("%")[0]) for found in psutil.net_if_addrs().values() for one in found)
+    return {here, here.partition(".")[0], *(str(address) for address in own if address)}
 
 
 def _origin(given: str) -> bytes:
@@ -358,7 +356,3 @@ def _bearer(value: bytes) -> bytes:
 
 def _shown(value: bytes) -> str:
     return repr(value[:100].decode("latin-1"))
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))

@@ -7,13 +7,11 @@ from typing import Annotated
 import typer
 
 from mobile_sentiment_ops.cli.session import Json, answer, session_of
-from mobile_sentiment_ops.types import Role
+from mobile_sentiment_ops.types import ApiKey, Role
 
 commands = typer.Typer(rich_markup_mode=None)
 keys = typer.Typer(rich_markup_mode=None, help="The API keys: who may call from other machines.")
 commands.add_typer(keys, name="keys")
-
-COLUMNS = ("id", "name", "role", "apps", "made (UTC)", "ends (UTC)", "key")
 
 
 @keys.command("add")
@@ -36,15 +34,13 @@ def keys_add(
     mso keys add shop-backend --app shop --app bank --days 90
     mso keys add admin --role operate --json
     """
-    from mobile_sentiment_ops.app.api_keys import add_key
+    from mobile_sentiment_ops.app.api_keys import add_key, new_key
     from mobile_sentiment_ops.bootstrap import actor
 
     found = session_of(context).platform()
-    text, kept = add_key(
-        found.keys, found.state, found.clock, name=name, role=role, apps=app or (), days=days, actor=actor()
-    )
-    told = {"id": kept.key_id, "name": name, "role": role, "apps": kept.apps, "expires_at": kept.expires_at}
-    answer(as_json, {"key": text, **told}, ("", ""), [("key", text), ("id", kept.key_id)])
+    text, new = new_key(name, role, app or (), days=days, now=found.clock.now())
+    add_key(found.keys, found.state, new, actor=actor())
+    answer(as_json, {"key": text, **_shown(new)}, ("", ""), [("key", text), ("id", new.key_id)])
 
 
 @keys.command("list")
@@ -54,23 +50,17 @@ def keys_list(context: typer.Context, as_json: Json = False) -> None:
     \b
     mso keys list
     """
-    from dataclasses import asdict
-
     found = session_of(context).platform().keys.list()
     rows = [
         (
-            key.key_id,
-            key.name,
-            key.role,
-            ", ".join(key.apps) or "all",
-            f"{key.created_at:%Y-%m-%d %H:%M}",
-            f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else None,
-            f"...{key.last4}",
+            *(key.key_id, key.name, key.role, ", ".join(key.apps) or "all"),
+            *(at and f"{at:%Y-%m-%d %H:%M}" for at in (key.created_at, key.expires_at)),
+            key.last4,
         )
         for key in found
     ]
-    shown = [{name: value for name, value in asdict(key).items() if name not in ("digest", "meter")} for key in found]
-    answer(as_json, {"keys": shown}, COLUMNS, rows)
+    columns = ("id", "name", "role", "apps", "made (UTC)", "ends (UTC)", "last 4")
+    answer(as_json, {"keys": [_shown(key) for key in found]}, columns, rows)
 
 
 @keys.command("revoke")
@@ -86,7 +76,13 @@ def keys_revoke(
     from mobile_sentiment_ops.bootstrap import actor
 
     found = session_of(context).platform()
-    gone = revoke_key(found.keys, found.state, key_id=key_id, actor=actor())
+    gone = revoke_key(found.keys, found.state, key_id, actor=actor())
     answer(
         as_json, {"revoked": gone.key_id, "name": gone.name}, ("", ""), [("revoked", f"{gone.key_id} of {gone.name}")]
     )
+
+
+def _shown(key: ApiKey) -> dict[str, object]:
+    """What people may see of a key."""
+    seen = ("name", "role", "apps", "last4", "created_at", "expires_at")
+    return {"id": key.key_id, **{name: getattr(key, name) for name in seen}}
