@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import blake2b
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -198,9 +197,10 @@ def predictions_table(payloads: Iterable[bytes], log_text: str) -> pa.Table:
         if payload.startswith(b"["):
             old += json.loads(payload)
             continue
-        *head, label, three, reviews = _DECODE(payload)
-        heads += (len(reviews), *head)
-        cells.extend(chain.from_iterable(reviews))
+        prefix, first, request_id, received_at, version, label, three, reviews = _DECODE(payload)
+        heads += (len(reviews), prefix, first, request_id, received_at, version)
+        for review in reviews:
+            cells += review
         labels += label
         probabilities += three
     frames = [_frame(heads, cells, labels, probabilities, log_text), _frame_of_format_1(old)]
