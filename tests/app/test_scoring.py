@@ -71,7 +71,7 @@ def run(model: Any, tmp_path: Path) -> Run:
 
         name = source if source.startswith("table:") else str(tmp_path / source)
         copy = ADDED.names if out.endswith(".parquet") else None
-        opened = open_source(name, more.pop("column", "review_text"), more.pop("tables", MemoryTables()), copy=copy)
+        opened = open_source(name, more.pop("column", "review_text"), more.pop("tables", MemoryTables), copy=copy)
         options = {"model_hash": "aa", "threads": 2, "force": False, **more}
         return score(opened, tmp_path / out, Judge(model, version, 60), progress=progress, **options)
 
@@ -156,10 +156,10 @@ def test_the_reviews_table_is_scored_in_commit_order(run: Run, tmp_path: Path) -
     tables = MemoryTables()
     for day in ("1", "2"):
         tables.append("reviews", pa.table({"review_id": [day], "review_text": ["Love to pay"]}))
-    assert run("table:reviews", "out.parquet", tables=tables).rows == 2
+    assert run("table:reviews", "out.parquet", tables=lambda: tables).rows == 2
     assert pl.read_parquet(tmp_path / "out.parquet")["review_id"].to_list() == ["1", "2"]
     with pytest.raises(UnreadableFile, match="no table rejects"):
-        run("table:rejects", "other.parquet", tables=tables)
+        run("table:rejects", "other.parquet", tables=lambda: tables)
 
 
 def test_odd_csv_costs_only_its_own_rows(run: Run, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_another_input_or_model_begins_anew_and_says_so(run: Run, tmp_path: Path
 @pytest.mark.usefixtures("small_pieces")
 def test_an_input_that_changes_meanwhile_gives_no_output(run: Run, tmp_path: Path) -> None:
     _many(tmp_path / "in.csv")
-    opened = open_source(str(tmp_path / "in.csv"), "review_text", MemoryTables())
+    opened = open_source(str(tmp_path / "in.csv"), "review_text", MemoryTables)
     _many(tmp_path / "in.csv", rows=96)
     with pytest.raises(UnreadableFile, match="changed while it was read"):
         opened.require_unchanged()
@@ -386,7 +386,7 @@ from mobile_sentiment_ops.adapters.memory import MemoryTables
 from mobile_sentiment_ops.app import score_files, scoring
 from mobile_sentiment_ops.models.compiled import CompiledModel
 score_files.PIECE_ROWS = 1_000
-source = score_files.open_source(sys.argv[1], "review_text", MemoryTables(), copy=scoring.ADDED.names)
+source = score_files.open_source(sys.argv[1], "review_text", MemoryTables, copy=scoring.ADDED.names)
 judge = scoring.Judge(CompiledModel.of(Path(sys.argv[3]).read_bytes()), "3", 60)
 seen = []
 def progress(rows, share):

@@ -43,7 +43,7 @@ def score(
 
     platform = session_of(context).platform()
     copy = ADDED.names if kind_of(out)[0] == "parquet" else None
-    opened = open_source(source, text_column, platform.tables, copy=copy)
+    opened = open_source(source, text_column, lambda: platform.tables, copy=copy)
     version, bundle = open_version(model, platform.state, platform.bundles, platform.registry)
     compiled = compile_model(bundle.model, "")
     judge = Judge(CompiledModel.of(compiled), version, platform.settings.api.max_text_chars)
