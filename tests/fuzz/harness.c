@@ -112,6 +112,8 @@ static void score_with(const uint8_t *data, size_t size, const Text *texts, size
             HOLD(failed == OK || failed == NOT_UTF8);
             HOLD(failed || (label < 3 && fabs(found[0] + found[1] + found[2] - 1) < 1e-9));
             HOLD(failed || (found[0] > 0 && found[1] > 0 && found[2] > 0));
+            char row[LONGEST_ROW + 1 + 3], *end = failed ? row : render(row, &label, &found, 1, "abc", 3, UINT64_MAX);
+            HOLD(end && end < row + sizeof row);
         }
         end_scratch(&scratch);
     }

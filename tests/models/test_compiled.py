@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from mobile_sentiment_ops.data.demo_world import generate
 from mobile_sentiment_ops.errors import BundleError, DataError, FormatTooNew, ModelError, MsoError
-from mobile_sentiment_ops.models.compiled import MOST_APART, CompiledModel, check_compiled, compile_model
+from mobile_sentiment_ops.models.compiled import MOST_APART, CompiledModel, Scored, check_compiled, compile_model
 from mobile_sentiment_ops.models.kernel import counted
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.models.training import train
@@ -240,6 +240,49 @@ def test_a_file_is_opened_and_answers_without_heavy_libraries(
     data = compile_model(models[kind], "hash")
     (tmp_path / "model").write_bytes(data)
     subprocess.run([sys.executable, "-c", LIGHT, tmp_path / "model", sha256(data).hexdigest()], check=True)
+
+
+ROWS = """
+import sys
+import numpy as np
+if sys.argv[1] == "without":
+    sys.modules["mobile_sentiment_ops.models._scorer"] = None
+from mobile_sentiment_ops.models.compiled import CompiledModel, Scored
+few = [[1, 0, 0], [1e-7, 5e-7, 1e-12], [0.25, 0.123456499, 0.1234565], [1e-6, 0.1, 0.999999], [0.9999996, 1e-4, 0]]
+every = np.concatenate([few, np.random.default_rng(1).dirichlet([0.1, 0.1, 0.1], 20_000)])
+labels = (np.arange(len(every)) % 3).astype(np.uint8)
+sys.stdout.buffer.write(CompiledModel.rendered(Scored(labels, every), "0af-x", 99_998))
+assert CompiledModel.rendered(Scored(labels[:0], every[:0]), "a", 0) == b""
+"""
+
+
+def test_rows_of_json_hold_the_answers_and_are_the_same_bytes_without_c() -> None:
+    found, plain = (
+        subprocess.run([sys.executable, "-c", ROWS, how], capture_output=True, check=True).stdout
+        for how in ("with", "without")
+    )
+    assert found == plain
+    rows = json.loads(b"[" + found + b"]")
+    assert (len(rows), rows[1]["prediction_id"]) == (20_005, "0af-x-99999")
+    assert rows[0] == {
+        **{"review_id": None, "prediction_id": "0af-x-99998", "sentiment": "Negative", "confidence": 1.0},
+        **{"probabilities": {"Negative": 1.0, "Neutral": 0.0, "Positive": 0.0}, "error": None},
+    }
+    assert list(rows[1]["probabilities"].values()) == [0, 1e-6, 0]
+    for at, row in enumerate(rows):
+        probabilities = list(row["probabilities"].values())
+        assert LABELS[at % 3] == row["sentiment"]
+        assert probabilities[at % 3] == row["confidence"]
+        assert at < 5 or abs(sum(probabilities) - 1) < 2e-6
+
+
+@pytest.mark.parametrize(
+    ("label", "probability", "rows"), [(3, 0.5, 1), (0, 1.5, 1), (0, -0.1, 1), (0, np.nan, 1), (0, 0.5, 2)]
+)
+def test_answers_that_are_none_are_not_written(label: int, probability: float, rows: int) -> None:
+    wrong = Scored(np.array([label], np.uint8), np.full((rows, 3), probability))
+    with pytest.raises(ValueError, match="do not fit together, or are none"):
+        CompiledModel.rendered(wrong, "a", 0)
 
 
 # --- files that are not what they should be

@@ -3,6 +3,7 @@
  *     model      arrays of a file, whose every number is checked once, when it is opened
  *     finding    hashes of a text -> its kept buckets by column, each with how often it occurs
  *     scoring    columns with counts -> three sums -> probabilities and the decided label
+ *     rendering  labels and probabilities -> rows of JSON
  *     module     the door to Python; what is above knows no Python (SCORER_CORE_ONLY leaves it out) and is fuzzed
  *
  * A bit for each bucket with the number of bits before it finds a kept bucket's column in 256 KB, which stay near: rows
@@ -236,6 +237,67 @@ static int score(const Model *model, Scratch *scratch, Text text, uint8_t *label
     return OK;
 }
 
+/* --- rendering */
+
+static const char *const NAMES[] = {"Negative", "Neutral", "Positive"};
+static const char OPENING[] = "{\"review_id\":null,\"prediction_id\":\"", CLOSING[] = "},\"error\":null}";
+enum { LONGEST_ROW = 256 }; /* of what is around the prefix; it takes up to 210 */
+
+static inline char *put(char *to, const char *text, size_t size)
+{
+    memcpy(to, text, size);
+    return to + size;
+}
+#define PUT(to, literal) put(to, literal, sizeof literal - 1)
+
+/* A number without a sign, as JSON writes it. */
+static char *put_count(char *to, uint64_t number)
+{
+    char digits[20];
+    int size = 0;
+    do
+        digits[sizeof digits - (size_t)++size] = (char)('0' + number % 10);
+    while (number /= 10);
+    return put(to, digits + sizeof digits - size, (size_t)size);
+}
+
+/* A probability by its millionths, without zeros behind the first decimal. */
+static char *put_millionths(char *to, uint32_t millionths)
+{
+    to[0] = (char)('0' + millionths / 1000000), to[1] = '.';
+    for (int place = 7; place > 1; place--, millionths /= 10)
+        to[place] = (char)('0' + millionths % 10);
+    int last = 7;
+    while (last > 2 && to[last] == '0')
+        last--;
+    return to + last + 1;
+}
+
+/* The rows of answers, with commas between; their end, or NULL when a label or a probability is none. */
+static char *render(char *to, const uint8_t *labels, const double (*probabilities)[3], size_t count, const char *prefix,
+                    size_t size, uint64_t first)
+{
+    for (size_t row = 0; row < count; row++) {
+        uint32_t millionths[3];
+        const uint8_t label = labels[row];
+        for (int i = 0; i < 3; i++) {
+            if (label > 2 || !(probabilities[row][i] >= 0 && probabilities[row][i] <= 1))
+                return NULL;
+            millionths[i] = (uint32_t)(probabilities[row][i] * 1e6 + 0.5);
+        }
+        to = PUT(to, OPENING);
+        *(to = put(to, prefix, size)) = '-';
+        to = PUT(put_count(to + 1, first + row), "\",\"sentiment\":\"");
+        to = PUT(put(to, NAMES[label], label == 1 ? 7 : 8), "\",\"confidence\":");
+        to = PUT(put_millionths(to, millionths[label]), ",\"probabilities\":{\"Negative\":");
+        to = PUT(put_millionths(to, millionths[0]), ",\"Neutral\":");
+        to = PUT(put_millionths(to, millionths[1]), ",\"Positive\":");
+        to = PUT(put_millionths(to, millionths[2]), CLOSING);
+        *to++ = ',';
+    }
+    return to - (count > 0);
+}
+
 /* --- module */
 
 #ifndef SCORER_CORE_ONLY
@@ -359,6 +421,26 @@ static PyObject *scorer_many(PyObject *object, PyObject *arguments)
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
+/* Rows of JSON for labels and probabilities, whose ids begin with a prefix and count from `first`. */
+static PyObject *scorer_rendered(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    Py_buffer labels, probabilities, prefix;
+    unsigned long long first;
+    PyObject *answer = NULL;
+    if (!PyArg_ParseTuple(arguments, "y*y*y*K", &labels, &probabilities, &prefix, &first))
+        return NULL;
+    char *text = NULL, *end = NULL;
+    if (probabilities.len == 24 * labels.len && prefix.len < 1024
+        && (text = PyMem_Malloc((size_t)labels.len * (LONGEST_ROW + (size_t)prefix.len) + 1)))
+        end = render(text, labels.buf, probabilities.buf, (size_t)labels.len, prefix.buf, (size_t)prefix.len, first);
+    if (end)
+        answer = PyBytes_FromStringAndSize(text, end - text);
+    else
+        PyErr_SetString(PyExc_ValueError, "labels and probabilities do not fit together, or are none");
+    PyMem_Free(text), PyBuffer_Release(&labels), PyBuffer_Release(&probabilities), PyBuffer_Release(&prefix);
+    return answer;
+}
+
 static PyMethodDef of_scorer[] = {
     {"one", scorer_one, METH_O, NULL},
     {"many", scorer_many, METH_VARARGS, NULL},
@@ -374,7 +456,11 @@ static PyType_Slot slots[] = {
 
 static PyType_Spec spec = {"mobile_sentiment_ops.models._scorer.Scorer", sizeof(Scorer), 0, Py_TPFLAGS_DEFAULT, slots};
 
-static PyMethodDef methods[] = {{"load", kernel_load, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+static PyMethodDef methods[] = {
+    {"load", kernel_load, METH_VARARGS, NULL},
+    {"rendered", scorer_rendered, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_scorer", .m_size = -1, .m_methods = methods};
 

@@ -1,6 +1,7 @@
 from typing_extensions import Buffer
 
 def load(blocks: Buffer, entries: Buffer, folded: Buffer, /) -> None: ...
+def rendered(labels: Buffer, probabilities: Buffer, prefix: bytes, first: int, /) -> bytes: ...
 
 class Scorer:
     def __new__(

@@ -199,6 +199,29 @@ class CompiledModel:
         answers = zip(found.labels.tolist(), found.probabilities.tolist(), strict=True)
         return [Prediction(LABELS[label], row[label], (row[0], row[1], row[2])) for label, row in answers]
 
+    @staticmethod
+    def rendered(scored: Scored, prefix: str, first: int) -> bytes:
+        """The rows of an answer in JSON with commas between. Ids are `prefix`, in plain letters, and a number from
+        `first` on; probabilities have at most six decimals.
+
+        >>> found = Scored(np.array([2], np.uint8), np.array([[0.01, 0.0600004, 0.9299996]]))
+        >>> CompiledModel.rendered(found, "a", 7).decode()[37:91]
+        'a-7","sentiment":"Positive","confidence":0.93,"probabi'
+        """
+        labels, probabilities = scored.labels, scored.probabilities
+        if _scorer is not None:
+            made: bytes = _scorer.rendered(labels, probabilities, prefix.encode(), first)
+            return made
+        rows, every = [], (probabilities * 1e6 + 0.5).astype(int).tolist()
+        for number, (label, millionths) in enumerate(zip(labels.tolist(), every, strict=True), first):
+            texts = [f"{part / 1e6:.6f}".rstrip("0").replace(".", ".0", part % 1_000_000 == 0) for part in millionths]
+            shares = ",".join(f'"{name}":{text}' for name, text in zip(LABELS, texts, strict=True))
+            said = (
+                f'"sentiment":"{LABELS[label]}","confidence":{texts[label]},"probabilities":{{{shares}}},"error":null'
+            )
+            rows.append(f'{{"review_id":null,"prediction_id":"{prefix}-{number}",{said}}}')
+        return ",".join(rows).encode()
+
     def _probabilities(self, texts: Texts) -> npt.NDArray[np.float64]:
         """What `_scorer.c` computes."""
         found, rows, nodes = counted(texts, self.grams), self.rows, self.arrays["nodes"]
