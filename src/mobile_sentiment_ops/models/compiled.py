@@ -205,8 +205,8 @@ class CompiledModel:
         `first` on; probabilities have at most six decimals.
 
         >>> found = Scored(np.array([2], np.uint8), np.array([[0.01, 0.0600004, 0.9299996]]))
-        >>> CompiledModel.rendered(found, "a", 7).decode()[37:91]
-        'a-7","sentiment":"Positive","confidence":0.93,"probabi'
+        >>> CompiledModel.rendered(found, "a", 7).decode().split(",")[1:4]
+        ['"prediction_id":"a-7"', '"sentiment":"Positive"', '"confidence":0.93']
         """
         labels, probabilities = scored.labels, scored.probabilities
         if _scorer is not None:
