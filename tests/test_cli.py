@@ -244,6 +244,34 @@ def test_a_person_is_told_why_the_champion_answers_and_that_nothing_was_changed(
     assert mso(*here, "rollback", "--reason", "x").err.startswith("error: version 1 is the first champion")
 
 
+def test_score_adds_columns_to_a_file_and_says_what_came_of_it(
+    mso: Mso, reviews: Path, demo_workspace: Path, tmp_path: Path
+) -> None:
+    here = ("--set", f"storage.workspace={demo_workspace}", "score")
+    told = mso(*here, reviews, "scored.parquet")
+    assert (told.code, told.err) == (0, "")
+    assert re.match(r"3 reviews, [\d,]+ a second, by model version 1\nNegative \d+\.\d%, Neutral ", told.out)
+    frame = pl.read_parquet(tmp_path / "scored.parquet")
+    assert frame["review_id"].to_list() == ["a", "b", "c"]
+    assert frame["model_version"].to_list() == ["1"] * 3
+    found = mso(*here, "scored.parquet", "again.jsonl", "--json", "--threads", 1).json
+    assert (found["rows"], found["faulty"], found["resumed_rows"], found["model_version"]) == (3, 0, 0, "1")
+    assert sum(found["label_shares"].values()) == pytest.approx(1)
+    assert mso(*here, "table:reviews", "table.csv", "--json").json["rows"] == pl.read_csv("table.csv").height > 2_000
+    for arguments, code, said in [
+        ((reviews, "scored.parquet"), 5, "scored.parquet exists"),
+        ((reviews, "scored.txt"), 3, "expected a name that ends with"),
+        ((reviews, "out.csv", "--text-column", "opinion"), 3, "no columns are named opinion"),
+        ((reviews, "out.csv", "--model", "9"), 5, "127.0.0.1:9"),
+    ]:
+        refused = mso(*here, *arguments)
+        assert (refused.code, refused.out) == (code, "")
+        assert said in refused.err
+    empty = ("--set", f"storage.workspace={tmp_path / 'empty'}")
+    assert mso(*empty, "score", reviews, "out.csv").err.startswith("error: no model is promoted here")
+    assert not (tmp_path / "out.csv.part").exists()
+
+
 def test_verify_ends_with_1_and_says_the_first_fault(mso: Mso, reviews: Path, tmp_path: Path) -> None:
     mso("ingest", reviews)
     anchors = tmp_path / "workspace" / "ledger.anchors"
