@@ -483,6 +483,7 @@ def test_a_server_that_is_killed_and_starts_again_costs_no_call(
                 already = len(answered)
                 while len(answered) < already + 200:
                     assert server.poll() is None
+                    assert not any(call.done() for call in calls), [call.exception() for call in calls if call.done()]
                     time.sleep(0.01)
                 os.killpg(server.pid, signal.SIGKILL)
                 server.wait()
