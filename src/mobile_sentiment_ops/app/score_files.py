@@ -336,8 +336,7 @@ def open_target(source: Source, path: Path, added: pa.Schema) -> Target:
 
 
 def _parquet_target(source: Source, schema: pa.Schema, added: int) -> Target:
-    empty = schema.empty_table()
-    footer = read_footer(io.BytesIO(_parquet_bytes(empty, store_schema=True)))
+    footer = read_footer(io.BytesIO(_parquet_bytes(pa.Table.from_batches([], schema), store_schema=True)))
     own: list[Struct] = []
     if source.copied:
         with Path(source.name).open("rb") as file:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,6 +33,7 @@ from mobile_sentiment_ops.data.predictions import text_fault
 from mobile_sentiment_ops.data.row_groups import packed, parsed
 from mobile_sentiment_ops.errors import Busy, StoreError, UnreadableFile
 from mobile_sentiment_ops.models.compiled import CompiledModel
+from mobile_sentiment_ops.models.kernel import batches
 from mobile_sentiment_ops.types import LABELS, Label
 
 JOURNAL_FORMAT = 1
@@ -46,6 +48,10 @@ ADDED = pa.schema(
 )
 """The columns that are added. All but the last two are null where `error` says why."""
 
+Numbers = npt.NDArray[Any]
+Judged = tuple[pa.Table, Numbers]
+"""The columns ADDED, and how many rows have each label or, at the end, none."""
+
 Progress = Callable[[int, float | None], None]
 """Told the rows that are done, and the share, 0..1, where it is known."""
 
@@ -58,7 +64,7 @@ class Judge:
     version: str
     max_chars: int
 
-    def __call__(self, texts: pa.Array, faults: Mapping[int, str] | None = None) -> pa.Table:
+    def __call__(self, texts: pa.Array, faults: Mapping[int, str] | None = None) -> Judged:
         """The columns ADDED for texts, those of text and few values as dictionaries; `faults` are known before."""
         if pa.types.is_dictionary(texts.type):
             texts = texts.dictionary_decode()
@@ -74,26 +80,38 @@ class Judge:
         which = np.zeros(len(texts), np.int32)
         which[list(found)] = [reasons[reason] for reason in found.values()]
         columns = [
-            _named(scored.labels.astype(np.int8), LABELS, wrong),
-            *(pa.array(number, mask=wrong) for number in numbers),
-            _named(np.zeros(len(texts), np.int8), [self.version]),
+            _named(scored.labels.astype(np.int32), LABELS, wrong),
+            *(_array(number, pa.float32(), wrong) for number in numbers),
+            _named(np.zeros(len(texts), np.int32), [self.version]),
             _named(which, list(reasons), ~wrong),
         ]
-        return pa.table(columns, names=ADDED.names)
+        counts = np.bincount(scored.labels[~wrong], minlength=len(LABELS))
+        return pa.table(columns, names=ADDED.names), np.append(counts, wrong.sum())
 
 
-def _named(at: np.ndarray, names: Sequence[str], absent: np.ndarray | None = None) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(at, mask=absent), pa.array(list(names), pa.string()))
+def _named(at: Numbers, names: Sequence[str], absent: Numbers | None = None) -> pa.DictionaryArray:
+    data = [name.encode() for name in names]
+    ends = pa.py_buffer(np.cumsum([0, *map(len, data)], dtype=np.int32))
+    values = pa.Array.from_buffers(pa.string(), len(data), [None, ends, pa.py_buffer(b"".join(data))])
+    return pa.DictionaryArray.from_arrays(_array(at, pa.int32(), absent), values)
 
 
-def _without(texts: pa.Array, wrong: np.ndarray) -> pa.Array:
-    return pc.if_else(pa.array(wrong), pa.scalar(None, texts.type), texts)
+def _array(values: Numbers, kind: pa.DataType, absent: Numbers | None = None) -> pa.Array:
+    """What `pa.array` makes of them; that imports pandas, which takes a third of a second."""
+    bits = None if absent is None else pa.py_buffer(np.packbits(~absent, bitorder="little"))
+    if pa.types.is_boolean(kind):
+        return pa.Array.from_buffers(kind, len(values), [bits, pa.py_buffer(np.packbits(values, bitorder="little"))])
+    return pa.Array.from_buffers(kind, len(values), [bits, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _without(texts: pa.Array, wrong: Numbers) -> pa.Array:
+    return pc.if_else(_array(wrong, pa.bool_()), pa.nulls(len(texts), texts.type), texts)
 
 
 def text_faults(texts: pa.Array, max_chars: int) -> dict[int, str]:
     """The faults of texts that get no prediction, by position: those of `text_fault`; null counts as blank.
 
-    Texts that begin with something to see, are short and hold no NUL are found without looking at each.
+    Short texts that begin with a sign of ASCII and hold no NUL are sound; only the others are looked at one by one.
 
     >>> text_faults(pa.array(["Love it", None, " \\u200b", " ok"]), 20_000)
     {1: 'blank: expected some text', 2: 'blank: expected some text'}
@@ -106,15 +124,14 @@ def text_faults(texts: pa.Array, max_chars: int) -> dict[int, str]:
         broken = (at for at, data in given if not encodable((data or b"").decode("utf-8", "surrogateescape")))
         found = dict.fromkeys(broken, undecodable("utf-8"))
         texts = _without(texts, np.isin(np.arange(len(texts)), list(found)))
-    first = pc.utf8_slice_codeunits(texts, 0, 1).dictionary_encode()
-    seen = pa.array([text_fault(char, 1) is None for char in first.dictionary.to_pylist()], pa.bool_())
-    sound = pc.and_(seen.take(first.indices), pc.less_equal(pc.binary_length(texts), max_chars))
-    data = texts.buffers()[2]
-    if data and not np.frombuffer(data, np.uint8).min():
-        sound = pc.and_not(sound, pc.match_substring(texts, "\0"))
-    for at in np.flatnonzero(~sound.fill_null(False).to_numpy(zero_copy_only=False)).tolist():
-        if at not in found and (fault := text_fault(texts[at].as_py() or "", max_chars)):
-            found[at] = fault
+    for bounds, data, begin in batches(texts):
+        chars = np.frombuffer(data or b"\0", np.uint8)
+        first, size = chars[np.minimum(bounds[:, 0], chars.size - 1)], bounds[:, 1] - bounds[:, 0]
+        sure = (first > 32) & (first < 127) & (size > 0) & (size <= max_chars) & (chars.min() > 0)
+        rest = begin + np.flatnonzero(~sure)
+        for at, text in zip(rest.tolist(), texts.take(_array(rest, pa.int64())).to_pylist(), strict=True):
+            if at not in found and (fault := text_fault(text or "", max_chars)):
+                found[at] = fault
     return found
 
 
@@ -175,7 +192,8 @@ def score(
                 log.write(json.dumps({"end": part.tell(), "counts": done.counts, "groups": encoded}).encode() + b"\n")
                 log.flush()
                 groups, total = groups + made, total + done.counts
-                progress(int(total.sum()), source.share() if source.rows is None else total.sum() / source.rows)
+                rows = int(total.sum())
+                progress(rows, source.share() if source.rows is None else rows / source.rows)
             source.require_unchanged()
             part.write(target.end(groups))
             part.flush()
@@ -192,24 +210,24 @@ def score(
 
 def _score(source: Source, piece: Piece, judge: Judge, target: Target) -> _Scored:
     try:
-        added = list(_added(source, piece, judge))
+        judged = [_judged(source, piece, judge, group) for group in piece.groups or [0]]
     except (pa.ArrowException, OSError) as err:
         raise UnreadableFile(f"{source.name} is damaged ({err}); write or fetch it again") from err
-    labels = np.concatenate([chunk.indices.fill_null(3) for table in added for chunk in table.column(0).chunks])
-    tables = added
+    tables = [table for table, _ in judged]
     if piece.table is not None:
-        columns = [*piece.table.columns, *added[0].columns]
+        columns = [*piece.table.columns, *tables[0].columns]
         tables = [pa.Table.from_arrays(columns, names=target.schema.names)]
-    return _Scored(np.bincount(labels, minlength=4).tolist(), [target.encode(table) for table in tables], piece)
+    counts = np.sum([counts for _, counts in judged], axis=0)
+    return _Scored(counts.tolist(), [target.encode(table) for table in tables], piece)
 
 
-def _added(source: Source, piece: Piece, judge: Judge) -> Iterator[pa.Table]:
-    """The columns ADDED of the rows of a piece, or of each of its row groups."""
+def _judged(source: Source, piece: Piece, judge: Judge, group: int) -> Judged:
+    """What is said of the rows of a piece, or of one of its row groups."""
     if piece.table is not None:
-        yield judge(piece.table.column(source.text_column).combine_chunks(), piece.faults)
-    for group in piece.groups:
-        batches = batches_of(source.reopened(), [source.text_column], [group])
-        yield pa.concat_tables([judge(batch.column(0)) for batch in batches] or [judge(pa.array([], pa.string()))])
+        return judge(piece.table.column(source.text_column).combine_chunks(), piece.faults)
+    texts = [batch.column(0) for batch in batches_of(source.reopened(), [source.text_column], [group])]
+    tables, counts = zip(*map(judge, texts or [pa.nulls(0, pa.string())]), strict=True)
+    return pa.concat_tables(tables), np.sum(counts, axis=0)
 
 
 def _in_turn(tasks: Iterable[Callable[[], _Scored]], threads: int) -> Iterator[_Scored]:
