@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ import pytest
 import structlog
 
 from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryPorts
-from mobile_sentiment_ops.app.prediction import PredictionHandler
+from mobile_sentiment_ops.app.keeper import Keeper
+from mobile_sentiment_ops.app.prediction import Answer, Batch, PredictionHandler
+from mobile_sentiment_ops.data.predictions import Review
 from mobile_sentiment_ops.ports import TrainingRun
 from mobile_sentiment_ops.settings import Api, Mlflow
-from mobile_sentiment_ops.types import Label, ModelVersion, PredictionRecord
+from mobile_sentiment_ops.types import ModelVersion
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 
@@ -47,19 +50,51 @@ def memory(clock: FixedClock) -> MemoryPorts:
     return MemoryPorts(clock)
 
 
-@pytest.fixture
-def handler() -> Callable[..., PredictionHandler]:
-    """Makes prediction handlers over memory: `handler(memory, log_text="hash")`."""
+@dataclass(frozen=True)
+class Serving:
+    """A keeper and what answers after it, over the same ports."""
 
-    def make(ports: MemoryPorts, **api: object) -> PredictionHandler:
-        return PredictionHandler(
-            state=ports.state,
-            bundles=ports.bundles,
-            registry=ports.registry,
-            spool=ports.spool,
-            tables=ports.tables,
-            clock=ports.clock,
-            api=Api.model_validate(api),
+    keeper: Keeper
+    predictions: PredictionHandler
+
+    def follow(self) -> bool:
+        """Publish the champion and follow it: whether another model answers now."""
+        self.keeper.follow()
+        return self.predictions.reload()
+
+    def batch(self, request_id: str = "request") -> Batch:
+        return self.predictions.batch(request_id, self.predictions.new_id())
+
+    def ask(self, *texts: str) -> list[Answer]:
+        return self.batch().predict([Review(text) for text in texts])
+
+    @property
+    def reason(self) -> str:
+        return self.predictions.reason
+
+    @property
+    def version(self) -> str:
+        return self.predictions.live().version
+
+
+@pytest.fixture
+def serve() -> Callable[..., Serving]:
+    """Makes servers over memory: `serve(memory, log_text="hash")`."""
+
+    def make(ports: MemoryPorts, **settings: object) -> Serving:
+        api = Api.model_validate(settings)
+        return Serving(
+            Keeper(
+                state=ports.state,
+                bundles=ports.bundles,
+                registry=ports.registry,
+                live=ports.live,
+                spool=ports.spool,
+                tables=ports.tables,
+                clock=ports.clock,
+                api=api,
+            ),
+            PredictionHandler(live=ports.live, spool=ports.spool, clock=ports.clock, api=api),
         )
 
     return make
@@ -71,26 +106,6 @@ def version() -> Callable[..., ModelVersion]:
 
     def make(number: str, *, kind: str = "lr") -> ModelVersion:
         return ModelVersion(number, kind, f"hash-{number}", f"run-{number}", "dataset", NOON)
-
-    return make
-
-
-@pytest.fixture
-def record() -> Callable[..., PredictionRecord]:
-    """Makes predictions for the log: `record("id", text="Great", app="lamp")`."""
-
-    def make(prediction_id: str, **more: str) -> PredictionRecord:
-        return PredictionRecord(
-            prediction_id=prediction_id,
-            request_id="request",
-            review_id=f"r-{prediction_id}",
-            event_time=NOON,
-            received_at=NOON.replace(microsecond=123456),
-            model_version="3",
-            label=Label.POSITIVE,
-            probabilities=(0.1, 0.2, 0.7),
-            **more,
-        )
 
     return make
 

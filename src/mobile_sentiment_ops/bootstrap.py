@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mobile_sentiment_ops.adapters.store_reviews import StoreReviews
     from mobile_sentiment_ops.app.audit import AuditHandler
     from mobile_sentiment_ops.app.data_pipeline import DataHandler
+    from mobile_sentiment_ops.app.keeper import Keeper
     from mobile_sentiment_ops.app.prediction import PredictionHandler
     from mobile_sentiment_ops.app.train_model import MLOpsHandler
     from mobile_sentiment_ops.models.model import SentimentModel
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         Files,
         Keys,
         Launcher,
+        Live,
         Registry,
         Spool,
         State,
@@ -85,6 +87,12 @@ class Platform:
         return FolderBundles(self.workspace / "bundles")
 
     @cached_property
+    def live(self) -> Live:
+        from mobile_sentiment_ops.adapters.live import FolderLive
+
+        return FolderLive(self.workspace / "live")
+
+    @cached_property
     def datasets(self) -> Datasets:
         from mobile_sentiment_ops.adapters.datasets import FolderDatasets
 
@@ -108,7 +116,7 @@ class Platform:
     def spool(self) -> Spool:
         from mobile_sentiment_ops.adapters.spool import FileSpool
 
-        return FileSpool(self.workspace / "spool")
+        return FileSpool(self.workspace / "spool", max_bytes=self.settings.api.spool_max_mb * 2**20)
 
     @cached_property
     def keys(self) -> Keys:
@@ -154,6 +162,7 @@ class Platform:
             registry=self.registry,
             state=self.state,
             bundles=self.bundles,
+            live=self.live,
             launcher=self.launcher,
             clock=self.clock,
             training=self.settings.training,
@@ -174,10 +183,17 @@ class Platform:
     def predictions(self) -> PredictionHandler:
         from mobile_sentiment_ops.app.prediction import PredictionHandler
 
-        return PredictionHandler(
+        return PredictionHandler(live=self.live, spool=self.spool, clock=self.clock, api=self.settings.api)
+
+    @cached_property
+    def keeper(self) -> Keeper:
+        from mobile_sentiment_ops.app.keeper import Keeper
+
+        return Keeper(
             state=self.state,
             bundles=self.bundles,
             registry=self.registry,
+            live=self.live,
             spool=self.spool,
             tables=self.tables,
             clock=self.clock,

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
@@ -38,7 +39,6 @@ from mobile_sentiment_ops.types import (
 
 if TYPE_CHECKING:
     import pyarrow as pa  # what answers does without it
-    from typing_extensions import Buffer
 
 
 class Clock(Protocol):
@@ -152,14 +152,15 @@ class Live(Protocol):
     def keep(self, bundle_hash: str, compiled: bytes) -> None:
         """Store the compiled form of a bundle, whole or not at all; the oldest few of many make way."""
 
-    def compiled(self, bundle_hash: str) -> Buffer:
+    def compiled(self, bundle_hash: str) -> bytes | mmap:
         """The compiled form of a bundle, unchecked, mapped where it is a file; NotFound when there is none."""
 
     def publish(self, published: Published) -> None:
         """Tell all servers what to answer with."""
 
     def published(self) -> Published | None:
-        """What they were told, the same object until something else is; None before. Cheap: asked ten times a second."""
+        """What they were told, the same object until something else is; None before.
+        Cheap: it is asked ten times a second."""
 
     def report(self, report: KeeperReport) -> None:
         """Tell how the keeper is."""
@@ -343,7 +344,8 @@ class Keys(Protocol):
         """All of them, in the order they were made; StoreError when they cannot be read."""
 
     def change(self, change: Callable[[Sequence[ApiKey]], Sequence[ApiKey]]) -> None:
-        """Replace all keys by what `change` makes of them, one change at a time; what it raises leaves them as they are."""
+        """Replace all keys by what `change` makes of them, one change at a time; what it
+        raises leaves them as they are."""
 
     def stamp(self) -> object:
         """Another value after every change, at the cost of a look at the disk."""

@@ -68,7 +68,9 @@ class Api(Section):
     spool_full: Literal["refuse", "shed"] = Field(
         "refuse", description="when predictions cannot be kept: answer 503, or answer and count what is not kept"
     )
-    require_keys: bool = Field(False, description="ask for API keys on loopback too; elsewhere they are always asked for")
+    require_keys: bool = Field(
+        False, description="ask for API keys on loopback too; elsewhere they are always asked for"
+    )
     allowed_hosts: Names = Field((), description="names of this server in requests, beside loopback and api.host")
     cors_origins: Names = Field((), description="pages of other origins that may call, such as https://shop.example")
     requests_per_second: float = Field(0.0, ge=0.0, description="most requests a second of one key; 0: no limit")

@@ -53,24 +53,6 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionRecord:
-    """One logged prediction, as the predictions table keeps it."""
-
-    prediction_id: str
-    request_id: str
-    review_id: str
-    event_time: datetime
-    received_at: datetime
-    model_version: str
-    label: Label
-    probabilities: tuple[float, float, float]
-    app: str | None = None
-    version: str | None = None
-    language: str | None = None
-    text: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Rejected:
     """One input row that could not be taken in: where it stood and why."""
 

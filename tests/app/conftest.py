@@ -14,9 +14,9 @@ import httpx
 import polars as pl
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from fastapi import FastAPI
 
 from mobile_sentiment_ops.adapters.memory import MemoryPorts
+from mobile_sentiment_ops.app.hot import Dispatcher
 from mobile_sentiment_ops.app.ml_server import create_app
 from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.models.model import SentimentModel
@@ -50,7 +50,7 @@ def tiny_model() -> SentimentModel:
 def promote(tiny_model: SentimentModel) -> Callable[..., Champion]:
     """Registers the small model as one more version and makes it the champion: `promote(platform)`."""
 
-    def promote(ports: MemoryPorts | Platform, *, note: str = "") -> Champion:
+    def promote(ports: MemoryPorts | Platform, *, note: str = "", model: SentimentModel = tiny_model) -> Champion:
         card = {
             "kind": "lr",
             "trained_at": "2025-03-01T11:00:00+00:00",
@@ -58,7 +58,7 @@ def promote(tiny_model: SentimentModel) -> Callable[..., Champion]:
             "metrics": {"macro_f1": 0.74, "accuracy": 0.79, "f1_neutral": float("nan")},
             "note": note,
         }
-        files, bundle_hash = pack_bundle(tiny_model, card=card, manifest=b"")
+        files, bundle_hash = pack_bundle(model, card=card, manifest=b"")
         ports.bundles.put(files, bundle_hash)
         champion = ports.state.champion()
         number = str(int(champion.version) + 1 if champion else 1)
@@ -73,7 +73,7 @@ def promote(tiny_model: SentimentModel) -> Callable[..., Champion]:
 class Client:
     """Speaks to an application that runs in a thread; may itself be used by many."""
 
-    app: FastAPI
+    app: Dispatcher
     portal: BlockingPortal
     http: httpx.AsyncClient
 
@@ -120,8 +120,8 @@ def make_world(memory: MemoryPorts, tmp_path: Path) -> Iterator[Callable[..., Wo
             app = create_app(platform, train_if_missing=train_if_missing)
             server = ExitStack()
             running.callback(server.close)
-            server.enter_context(portal.wrap_async_context_manager(app.router.lifespan_context(app)))
-            http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+            server.enter_context(portal.wrap_async_context_manager(app.app.router.lifespan_context(app.app)))
+            http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
             running.callback(portal.call, http.aclose)
             return World(Client(app, portal, http), memory, folder, server.close)
 

@@ -45,12 +45,17 @@ def handlers(
     )  # fmt: skip
     made_with = provenance or MADE_WITH
     models = MLOpsHandler(
-        data=data, registry=ports.registry, state=ports.state, bundles=ports.bundles, launcher=ports.launcher,
+        data=data, registry=ports.registry, state=ports.state, bundles=ports.bundles,
+ live=ports.live, launcher=ports.launcher,
         clock=ports.clock, training=Training(kinds=("lr", "nbsvm")), gate=Gate(min_test_rows=40, bootstrap_samples=200),
         provenance=made_with, holder="here",
     )  # fmt: skip
     audit = AuditHandler(
-        data=data, registry=ports.registry, state=ports.state, bundles=ports.bundles, provenance=made_with
+        data=data,
+        registry=ports.registry,
+        state=ports.state,
+        bundles=ports.bundles,
+        provenance=made_with,
     )
     return data, models, audit
 

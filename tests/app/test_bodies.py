@@ -9,9 +9,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mobile_sentiment_ops.app.bodies import read_json, read_reviews, read_text
-from mobile_sentiment_ops.app.prediction import Review
+from mobile_sentiment_ops.app.bodies import (
+    _any_reviews,
+    _any_text,
+    _plain_reviews,
+    _plain_text,
+    read_json,
+    read_reviews,
+    read_text,
+)
 from mobile_sentiment_ops.app.problems import Problem
+from mobile_sentiment_ops.data.predictions import Review
 
 
 def reviews(body: bytes | str) -> list[Review]:
@@ -60,6 +68,7 @@ def test_every_form_of_a_body_is_understood(body: str) -> None:
 def test_a_time_without_a_zone_is_utc() -> None:
     (review,) = reviews('{"text": "ok", "submitted_at": "2026-11-02T18:05:00"}')
     assert review.submitted_at == datetime(2026, 11, 2, 18, 5, tzinfo=UTC)
+    assert isinstance(review.submitted_at, datetime)
     assert review.submitted_at.utcoffset() == timedelta(0)
 
 
@@ -201,4 +210,67 @@ def test_any_body_is_read_or_refused_in_words(body: bytes) -> None:
         found, status = [], err.response("/predict", "id").status_code
     assert status == 200 if found else status in (400, 413, 422)
     assert all(isinstance(review.text, str) for review in found)
-    assert all(review.submitted_at is None or review.submitted_at.tzinfo is UTC for review in found)
+    assert all(getattr(review.submitted_at, "tzinfo", UTC) is UTC for review in found)
+
+
+PIECES = st.sampled_from(
+    (
+        *(f'"{name}"' for name in (*FIELDS, "reviews", "texts", "odd", "te\\u0078t")),
+        *(
+            '"Love it"',
+            '"say \\"text\\": no"',
+            '"a\\u0062 \\ud83d\\ude00"',
+            '"\\ud800"',
+            '"2026-01-01"',
+            '""',
+            '"\u0e14"',
+        ),
+        *(
+            "{",
+            "}",
+            "[",
+            "]",
+            ":",
+            ",",
+            " ",
+            "null",
+            "5",
+            "5.0",
+            "0",
+            "true",
+            "NaN",
+            "1e400",
+            '{"text":"b"}',
+            '"text":"c",',
+        ),
+    )
+)
+
+
+@given(
+    st.lists(PIECES, max_size=14).map("".join)
+    | (JSON_VALUES | REVIEW_LIKE | BODY_LIKE).map(json.dumps)
+    | st.builds(
+        lambda texts, odd: f'{{"texts": {json.dumps(texts)}{odd}}}',
+        st.lists(st.text()),
+        st.sampled_from(("", ', "texts": []')),
+    )
+    | st.builds('{{"reviews":[{{"text":{}, {}:{}}},{{{}:{}}}]}}'.format, PIECES, PIECES, PIECES, PIECES, PIECES)
+)
+@example('{"text": "a", "te\\u0078t": "b"}')
+@example('{"reviews": [{"text": "a", "app": "b", "app": "c"}, {"text": "d"}]}')
+@example('{"reviews": [{"text": "a", "review_text": "b"}, {"rating": 5}]}')
+@settings(max_examples=2_000, deadline=None)
+def test_what_is_read_the_fast_way_is_what_the_careful_way_reads(text: str) -> None:
+    body = text.encode("utf-8", "surrogatepass")
+    if (plain := _plain_reviews(body, 5)) is not None:
+        assert plain == _any_reviews(body, 5)
+    if (one := _plain_text(body)) is not None:
+        assert one == _any_text(body)
+
+
+def test_plain_bodies_are_read_the_fast_way() -> None:
+    assert _plain_text('{"text": "ดี \\\\u263a it\'s \\"ok\\""}'.encode()) is not None
+    assert _plain_reviews(b'{"texts": ["Love it", "Crashes"]}', 5) == [Review("Love it"), Review("Crashes")]
+    told = b'{"reviews": [{"review_text": "Love it", "app": "lamp", "rating": 5}, {"text": "ok", "app": null}]}'
+    assert _plain_reviews(told, 5) == [Review("Love it", app="lamp", rating=5), Review("ok")]

@@ -5,16 +5,15 @@ import gzip
 import io
 import itertools
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mobile_sentiment_ops.app.csv_answers import ADDED, MAX_COLUMNS, answer_csv, check_csv, without_formula
-from mobile_sentiment_ops.app.prediction import Answer, Review
+from mobile_sentiment_ops.app.prediction import Answer
 from mobile_sentiment_ops.app.problems import Problem
-from mobile_sentiment_ops.data.predictions import text_fault
+from mobile_sentiment_ops.data.predictions import Review, text_fault
 from mobile_sentiment_ops.errors import MsoError
 from mobile_sentiment_ops.settings import Api
 from mobile_sentiment_ops.types import Label, Prediction
@@ -112,8 +111,8 @@ def test_what_the_columns_tell_goes_with_the_prediction() -> None:
         seen,
     )
     assert seen == [
-        Review("Love it", "r1", "lamp", "2.1", "pt", 4, datetime(2026, 1, 31, tzinfo=UTC)),
-        Review("Crashes"),
+        Review("Love it", "r1", "lamp", "2.1", "pt-BR", submitted_at="2026-01-31"),
+        Review("Crashes", submitted_at="soon"),
     ]
 
 

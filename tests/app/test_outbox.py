@@ -34,7 +34,7 @@ def bucket() -> Bucket:
 
 @pytest.fixture
 def outbox(tmp_path: Path, bucket: Bucket) -> Outbox:
-    return Outbox(tmp_path / "answers", bucket)
+    return Outbox(tmp_path / "answers", lambda: bucket)
 
 
 def writing(text: str) -> Callable[[TextIO], None]:
@@ -66,8 +66,8 @@ def test_answers_wait_while_the_bucket_is_away(outbox: Outbox, bucket: Bucket) -
 
 
 def test_answers_that_an_ended_server_left_are_sent(tmp_path: Path, bucket: Bucket) -> None:
-    Outbox(tmp_path, bucket).keep("predicted_1.csv", writing("x")).close()
-    Outbox(tmp_path, bucket).send()
+    Outbox(tmp_path, lambda: bucket).keep("predicted_1.csv", writing("x")).close()
+    Outbox(tmp_path, lambda: bucket).send()
     assert bucket.list() == ["data_prediction/predicted_1.csv"]
 
 
@@ -120,7 +120,7 @@ def test_answers_are_given_back_but_not_kept_when_too_much_waits(
 def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path, bucket: Bucket) -> None:
     (tmp_path / "answers").write_text("a file")
     with pytest.raises(StoreError, match=r"the answer cannot be written in .*answers"):
-        Outbox(tmp_path / "answers", bucket).keep("predicted_1.csv", writing("x"))
+        Outbox(tmp_path / "answers", lambda: bucket).keep("predicted_1.csv", writing("x"))
 
 
 def test_answers_are_kept_while_others_are_sent(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_answers_are_kept_while_others_are_sent(tmp_path: Path) -> None:
     failed: list[BaseException] = []
 
     def serve(server: int) -> None:
-        outbox = Outbox(tmp_path, bucket)
+        outbox = Outbox(tmp_path, lambda: bucket)
         try:
             for number in range(100):
                 outbox.keep(f"predicted_{server}_{number}.csv", writing("x")).close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,23 +11,26 @@ import pyarrow as pa
 import pytest
 
 from mobile_sentiment_ops.adapters.memory import MemoryPorts, MemorySpool, MemoryState, MemoryTables
-from mobile_sentiment_ops.app.prediction import COMPACT_EVERY, PredictionHandler, Review
-from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, prediction_schema, text_hash
-from mobile_sentiment_ops.errors import NoModel, NotFound, StoreError, Unavailable
+from mobile_sentiment_ops.app.keeper import COMPACT_EVERY
+from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, Review, prediction_schema, text_hash
+from mobile_sentiment_ops.errors import NoModel, StoreError, Unavailable
+from mobile_sentiment_ops.models.compiled import compile_model
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.ports import TrainingRun
-from mobile_sentiment_ops.types import Champion, JobState, Label, PredictionRecord
+from mobile_sentiment_ops.types import Champion, JobState, Label
+
+from ..conftest import Serving
 
 Promote = Callable[..., Champion]
-Handler = Callable[..., PredictionHandler]
+Serve = Callable[..., Serving]
 
 
 @pytest.fixture
-def predictions(memory: MemoryPorts, promote: Promote, handler: Handler) -> PredictionHandler:
+def serving(memory: MemoryPorts, promote: Promote, serve: Serve) -> Serving:
     """A handler with version 1 live."""
     promote(memory)
-    found = handler(memory)
-    found.load()
+    found = serve(memory)
+    found.follow()
     return found
 
 
@@ -44,56 +47,52 @@ def logged(ports: MemoryPorts) -> list[dict[str, object]]:
 # --- who answers
 
 
-def test_without_a_champion_the_reason_tells_what_to_do(memory: MemoryPorts, handler: Handler) -> None:
-    predictions = handler(memory)
+def test_without_a_champion_the_reason_tells_what_to_do(memory: MemoryPorts, serve: Serve) -> None:
+    serving = serve(memory)
     with pytest.raises(NoModel, match="not loaded yet"):
-        predictions.batch("request")
-    assert not predictions.reload()
+        serving.batch("request")
+    assert not serving.follow()
     with pytest.raises(NoModel, match="no model is promoted yet; POST /retrain trains the first one"):
-        predictions.batch("request")
+        serving.batch("request")
 
 
-def test_without_a_champion_the_reason_tells_of_the_training_on_its_way(memory: MemoryPorts, handler: Handler) -> None:
-    predictions = handler(memory)
+def test_without_a_champion_the_reason_tells_of_the_training_on_its_way(memory: MemoryPorts, serve: Serve) -> None:
+    serving = serve(memory)
     job, _ = memory.state.submit("retrain")
-    predictions.reload()
-    assert predictions.reason.endswith("trains the first one (queued, 0%)")
+    serving.follow()
+    assert serving.reason.endswith("trains the first one (queued, 0%)")
     memory.state.update_job(job.job_id, state=JobState.RUNNING, step="training lr", progress=0.4)
-    predictions.reload()
-    assert predictions.reason.endswith(f"job {job.job_id} trains the first one (training lr, 40%)")
+    serving.follow()
+    assert serving.reason.endswith(f"job {job.job_id} trains the first one (training lr, 40%)")
     memory.state.update_job(job.job_id, state=JobState.FAILED, error="no reviews")
-    predictions.reload()
-    assert predictions.reason.endswith("ended failed: no reviews. Mend that and POST /retrain")
+    serving.follow()
+    assert serving.reason.endswith("ended failed: no reviews. Mend that and POST /retrain")
 
 
-def test_a_promotion_is_followed_once(memory: MemoryPorts, promote: Promote, handler: Handler) -> None:
-    predictions = handler(memory)
+def test_a_promotion_is_followed_once(memory: MemoryPorts, promote: Promote, serve: Serve) -> None:
+    serving = serve(memory)
     promote(memory)
-    assert predictions.reload()
-    assert not predictions.reload()
+    assert serving.follow()
+    assert not serving.follow()
     promote(memory, note="another")
-    assert predictions.reload()
-    assert (predictions.live().version, predictions.swaps, predictions.reason) == ("2", 2, "")
+    assert serving.follow()
+    assert (serving.version, serving.predictions.swaps, serving.reason) == ("2", 2, "")
 
 
-def test_a_request_is_answered_by_one_model(
-    memory: MemoryPorts, promote: Promote, predictions: PredictionHandler
-) -> None:
-    batch = predictions.batch("request")
+def test_a_request_is_answered_by_one_model(memory: MemoryPorts, promote: Promote, serving: Serving) -> None:
+    batch = serving.batch("request")
     batch.predict([Review("Love it")])
     promote(memory, note="another")
-    assert predictions.reload()
+    assert serving.follow()
     batch.predict([Review("Love it still")])
-    predictions.batch("request 2").predict([Review("Love it again")])
-    predictions.drain()
+    serving.batch("request 2").predict([Review("Love it again")])
+    serving.keeper.drain()
     assert [row["model_version"] for row in logged(memory)] == ["1", "1", "2"]
 
 
-def test_no_request_fails_while_models_change(
-    memory: MemoryPorts, promote: Promote, predictions: PredictionHandler
-) -> None:
+def test_no_request_fails_while_models_change(memory: MemoryPorts, promote: Promote, serving: Serving) -> None:
     def ask(number: int) -> set[str]:
-        batch = predictions.batch(f"request {number}")
+        batch = serving.batch(f"request {number}")
         answers = batch.predict([Review("Great app"), Review("Cannot open")])
         assert all(answer.prediction for answer in answers)
         return {batch.live.version}
@@ -102,75 +101,66 @@ def test_no_request_fails_while_models_change(
         asked = [pool.submit(ask, number) for number in range(40)]
         for note in ("second", "third"):
             promote(memory, note=note)
-            assert predictions.reload()
+            assert serving.follow()
         asked += [pool.submit(ask, number) for number in range(40, 50)]
     versions = set().union(*(task.result() for task in asked))
     assert versions <= {"1", "2", "3"}
-    assert predictions.live().version == "3"
+    assert serving.version == "3"
 
 
 def test_a_broken_champion_leaves_the_last_good_model_answering(
-    memory: MemoryPorts, promote: Promote, predictions: PredictionHandler
+    memory: MemoryPorts, promote: Promote, serving: Serving
 ) -> None:
     champion = promote(memory, note="broken")
     good = memory.bundles.get(champion.bundle_hash)
     spoil(memory, champion)
-    assert not predictions.reload()
-    assert predictions.reason.startswith("version 2, the champion, cannot be loaded: ")
-    assert predictions.reason.endswith("; version 1 still answers")
-    assert predictions.batch("request").live.version == "1"
+    assert not serving.follow()
+    assert serving.reason.startswith("version 2, the champion, cannot be loaded: ")
+    assert serving.reason.endswith("; version 1 still answers")
+    assert serving.batch("request").live.version == "1"
     memory.bundles.put(good, champion.bundle_hash)
-    assert not predictions.reload()  # it failed just now
+    assert not serving.follow()  # it failed just now
     memory.clock.advance(11)
-    assert predictions.reload()
-    assert (predictions.live().version, predictions.reason) == ("2", "")
-
-
-def test_loading_a_broken_champion_by_hand_says_why(
-    memory: MemoryPorts, promote: Promote, predictions: PredictionHandler
-) -> None:
-    spoil(memory, promote(memory, note="broken"))
-    with pytest.raises(NotFound, match=r"version 2: .*on the local disk: .*card.json was changed"):
-        predictions.load()
-    assert predictions.live().version == "1"
+    assert serving.follow()
+    assert (serving.version, serving.reason) == ("2", "")
 
 
 def test_at_the_start_the_model_before_a_broken_champion_stands_in(
-    memory: MemoryPorts, promote: Promote, handler: Handler
+    memory: MemoryPorts, promote: Promote, serve: Serve
 ) -> None:
     first, second = promote(memory), promote(memory, note="broken")
     good = memory.bundles.get(second.bundle_hash)
     spoil(memory, second)
-    predictions = handler(memory)
-    assert predictions.reload()
-    live = predictions.live()
+    serving = serve(memory)
+    assert serving.follow()
+    live = serving.predictions.live()
     assert (live.version, live.champion.bundle_hash, live.champion.kind) == ("1", first.bundle_hash, "lr")
     assert live.champion.reason == "it answers while version 2 cannot be loaded"
-    assert predictions.reason.endswith("; version 1 still answers")
+    assert serving.reason.endswith("; version 1 still answers")
     memory.bundles.put(good, second.bundle_hash)
     memory.clock.advance(11)
-    assert predictions.reload()
-    assert (predictions.live().champion, predictions.reason) == (second, "")
+    assert serving.follow()
+    assert (serving.predictions.live().champion, serving.reason) == (second, "")
 
 
-def test_a_broken_first_champion_is_no_model(memory: MemoryPorts, promote: Promote, handler: Handler) -> None:
+def test_a_broken_first_champion_is_no_model(memory: MemoryPorts, promote: Promote, serve: Serve) -> None:
     spoil(memory, promote(memory))
-    predictions = handler(memory)
-    assert not predictions.reload()
+    serving = serve(memory)
+    assert not serving.follow()
     with pytest.raises(NoModel, match="version 1, the champion, cannot be loaded"):
-        predictions.batch("request")
+        serving.batch("request")
 
 
-def test_a_local_copy_needs_no_registry(memory: MemoryPorts, promote: Promote, handler: Handler) -> None:
+def test_a_local_copy_needs_no_registry(memory: MemoryPorts, promote: Promote, serve: Serve) -> None:
     memory.registry.away = True
     promote(memory)
-    predictions = handler(memory)
-    assert predictions.reload()
-    assert predictions.reason == ""
+    serving = serve(memory)
+    assert serving.follow()
+    assert serving.reason == ""
 
 
 def test_a_model_from_the_registry_is_kept_on_the_local_disk(
-    memory: MemoryPorts, promote: Promote, training_run: Callable[..., TrainingRun], handler: Handler
+    memory: MemoryPorts, promote: Promote, training_run: Callable[..., TrainingRun], serve: Serve
 ) -> None:
     champion = promote(memory)
     files = memory.bundles.get(champion.bundle_hash)
@@ -178,11 +168,12 @@ def test_a_model_from_the_registry_is_kept_on_the_local_disk(
     elsewhere.state = memory.state
     elsewhere.registry.record(replace(training_run("lr"), bundle=files, bundle_hash=champion.bundle_hash))
     elsewhere.registry.away = True
-    predictions = handler(elsewhere)
-    assert not predictions.reload()
-    assert "the registry is away" in predictions.reason
+    serving = serve(elsewhere)
+    assert not serving.follow()
+    assert "the registry is away" in serving.reason
     elsewhere.registry.away = False
-    assert predictions.load().version == "1"
+    memory.clock.advance(11)
+    assert serving.follow()
     assert elsewhere.bundles.get(champion.bundle_hash) == files
 
 
@@ -195,50 +186,49 @@ class StateThatGoesAway(MemoryState):
         return super().champion()
 
 
-def test_answers_go_on_while_the_state_database_is_away(
-    memory: MemoryPorts, promote: Promote, handler: Handler
-) -> None:
+def test_answers_go_on_while_the_state_database_is_away(memory: MemoryPorts, promote: Promote, serve: Serve) -> None:
     state = memory.state = StateThatGoesAway(memory.clock)
     promote(memory)
-    predictions = handler(memory)
-    predictions.load()
+    serving = serve(memory)
+    serving.follow()
     state.away = True
-    assert not predictions.reload()
-    assert predictions.reason == "the state database did not answer"
-    assert predictions.batch("request").predict([Review("Love it")])[0].prediction
+    assert not serving.follow()
+    assert serving.reason == "the state database did not answer"
+    assert serving.batch("request").predict([Review("Love it")])[0].prediction
     state.away = False
-    predictions.reload()
-    assert predictions.reason == ""
+    serving.follow()
+    assert serving.reason == ""
 
 
 # --- predict
 
 
-def test_answers_come_in_order_and_faults_spoil_no_other_row(
-    tiny_model: SentimentModel, predictions: PredictionHandler
-) -> None:
+def test_answers_come_in_order_and_faults_spoil_no_other_row(tiny_model: SentimentModel, serving: Serving) -> None:
     texts = ["Great, I pay every day", " \u200b", "Cannot pay at all, awful", "so " * 8_000, "a\0b", "ok \ud800"]
-    answers = predictions.batch("request").predict([Review(text, f"r{at}") for at, text in enumerate(texts)])
+    answers = serving.batch("request").predict([Review(text, f"r{at}") for at, text in enumerate(texts)])
     assert [answer.review_id for answer in answers] == ["r0", "r1", "r2", "r3", "r4", "r5"]
     assert [str(answer.fault).split(":")[0] for answer in answers] == [
         *("None", "blank", "None", "too_long", "nul", "undecodable")
     ]
-    assert [answer.prediction for answer in answers[::2][:2]] == tiny_model.predict([texts[0], texts[2]])
+    for answer, expected in zip(answers[::2], tiny_model.predict([texts[0], texts[2]]), strict=False):
+        assert answer.prediction is not None
+        assert answer.prediction.label is expected.label
+        assert answer.prediction.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
     assert all((answer.prediction_id is None) == (answer.prediction is None) for answer in answers)
 
 
-def test_rows_without_text_leave_nothing_behind(memory: MemoryPorts, predictions: PredictionHandler) -> None:
-    (answer,) = predictions.batch("request").predict([Review("  ", "r1")])
+def test_rows_without_text_leave_nothing_behind(memory: MemoryPorts, serving: Serving) -> None:
+    (answer,) = serving.batch("request").predict([Review("  ", "r1")])
     assert (answer.prediction, answer.prediction_id) == (None, None)
-    assert predictions.batch("request").predict([]) == []
-    assert predictions.spool_depth() == 0
+    assert serving.batch("request").predict([]) == []
+    assert serving.predictions.spool_depth() == 0
 
 
-def test_a_prediction_is_recorded_with_all_that_is_known(memory: MemoryPorts, predictions: PredictionHandler) -> None:
+def test_a_prediction_is_recorded_with_all_that_is_known(memory: MemoryPorts, serving: Serving) -> None:
     written = datetime(2024, 12, 24, tzinfo=UTC)
     told = Review("Love to cook with it", "r7", "lamp", "2.1", "en", 5, written)
-    given, bare = predictions.batch("request").predict([told, Review("How do I cook?")])
-    predictions.drain()
+    given, bare = serving.batch("request").predict([told, Review("How do I cook?")])
+    serving.keeper.drain()
     first, second = logged(memory)
     assert first["label"] in {label.value for label in Label}
     assert first == {
@@ -256,7 +246,8 @@ def test_a_prediction_is_recorded_with_all_that_is_known(memory: MemoryPorts, pr
         "text": "Love to cook with it",
         "format": 1,
     }
-    assert second["review_id"] == bare.review_id == f"text-{text_hash('How do I cook?')}"
+    assert bare.review_id is None
+    assert second["review_id"] == f"text-{text_hash('How do I cook?')}"
     assert second["event_time"] == memory.clock.now()
     assert [second[name] for name in ("app", "version", "language")] == [None] * 3
     assert memory.tables.read(PREDICTIONS_TABLE).schema == prediction_schema()
@@ -267,42 +258,42 @@ def test_a_prediction_is_recorded_with_all_that_is_known(memory: MemoryPorts, pr
     [("masked", "Paid <number>, ask <email>"), ("hash", text_hash("Paid 4500, ask ann@shop.example")), ("off", None)],
 )
 def test_of_a_text_the_log_keeps_what_the_setting_allows(
-    memory: MemoryPorts, promote: Promote, log_text: str, kept: str | None, handler: Handler
+    memory: MemoryPorts, promote: Promote, log_text: str, kept: str | None, serve: Serve
 ) -> None:
     promote(memory)
-    predictions = handler(memory, log_text=log_text)
-    predictions.load()
-    predictions.batch("request").predict([Review("Paid 4500, ask ann@shop.example")])
-    predictions.drain()
+    serving = serve(memory, log_text=log_text)
+    serving.follow()
+    serving.batch("request").predict([Review("Paid 4500, ask ann@shop.example")])
+    serving.keeper.drain()
     assert [row["text"] for row in logged(memory)] == [kept]
 
 
-def test_ids_are_unique_however_many_ask_at_once(memory: MemoryPorts, predictions: PredictionHandler) -> None:
-    shared = predictions.batch("the same request id")
+def test_ids_are_unique_however_many_ask_at_once(memory: MemoryPorts, serving: Serving) -> None:
+    shared = serving.batch("the same request id")
 
     def ask(number: int) -> list[str | None]:
-        batch = shared if number % 2 else predictions.batch("the same request id")
+        batch = shared if number % 2 else serving.batch("the same request id")
         return [answer.prediction_id for answer in batch.predict([Review("Love it")] * 5)]
 
     with ThreadPoolExecutor(8) as pool:
         ids = [found for ids in pool.map(ask, range(80)) for found in ids]
     assert len(set(ids)) == len(ids) == 400
-    predictions.drain()
+    serving.keeper.drain()
     assert {row["prediction_id"] for row in logged(memory)} == set(ids)
 
 
 class FullSpool(MemorySpool):
-    def append(self, records: Sequence[PredictionRecord]) -> None:
+    def append(self, payload: bytes, count: int) -> None:
         raise StoreError("no space left for the spool")
 
 
-def test_what_cannot_be_kept_is_not_answered(memory: MemoryPorts, promote: Promote, handler: Handler) -> None:
+def test_what_cannot_be_kept_is_not_answered(memory: MemoryPorts, promote: Promote, serve: Serve) -> None:
     memory.spool = FullSpool()
     promote(memory)
-    predictions = handler(memory)
-    predictions.load()
+    serving = serve(memory)
+    serving.follow()
     with pytest.raises(StoreError, match="no space left"):
-        predictions.batch("request").predict([Review("Love it")])
+        serving.batch("request").predict([Review("Love it")])
 
 
 # --- drain
@@ -333,50 +324,97 @@ def tables(memory: MemoryPorts) -> MoodyTables:
 
 
 @pytest.fixture
-def asked(memory: MemoryPorts, tables: MoodyTables, promote: Promote, handler: Handler) -> PredictionHandler:
+def asked(memory: MemoryPorts, tables: MoodyTables, promote: Promote, serve: Serve) -> Serving:
     """A handler over those tables, with three predictions in its spool."""
     promote(memory)
-    found = handler(memory)
-    found.load()
+    found = serve(memory)
+    found.follow()
     found.batch("request").predict([Review("Love it"), Review("Hate it"), Review("It is ok")])
     return found
 
 
-def test_predictions_move_to_their_table_once(memory: MemoryPorts, asked: PredictionHandler) -> None:
-    assert asked.spool_depth() == 3
-    assert (asked.drain(), asked.drain()) == (3, 0)
-    assert (asked.spool_depth(), len(logged(memory))) == (0, 3)
+def test_predictions_move_to_their_table_once(memory: MemoryPorts, asked: Serving) -> None:
+    assert asked.keeper.depth() == 3
+    assert (asked.keeper.drain(), asked.keeper.drain()) == (3, 0)
+    assert (asked.keeper.depth(), len(logged(memory))) == (0, 3)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_table_that_fails_loses_and_doubles_nothing(
-    memory: MemoryPorts, tables: MoodyTables, asked: PredictionHandler, moment: str
+    memory: MemoryPorts, tables: MoodyTables, asked: Serving, moment: str
 ) -> None:
     tables.refuse = moment
     with pytest.raises(Unavailable):
-        asked.drain()
-    assert "store" in asked.drain_fault
-    assert asked.spool_depth() == 3
+        asked.keeper.drain()
+    assert "store" in asked.keeper.drain_fault
+    assert asked.keeper.depth() == 3
     asked.batch("request").predict([Review("Love it more")])
     tables.refuse = ""
-    asked.drain()
-    assert asked.drain_fault == ""
-    assert (asked.spool_depth(), len(logged(memory))) == (0, 4)
+    asked.keeper.drain()
+    assert asked.keeper.drain_fault == ""
+    assert (asked.keeper.depth(), len(logged(memory))) == (0, 4)
     assert len({row["prediction_id"] for row in logged(memory)}) == 4
 
 
-def test_drains_at_once_move_each_row_once(memory: MemoryPorts, asked: PredictionHandler) -> None:
+def test_drains_at_once_move_each_row_once(memory: MemoryPorts, asked: Serving) -> None:
     def ask_and_drain(_: int) -> int:
         asked.batch("request").predict([Review("Love it")])
-        return asked.drain()
+        return asked.keeper.drain()
 
     with ThreadPoolExecutor(4) as pool:
         moved = sum(pool.map(ask_and_drain, range(40)))
     assert moved == len(logged(memory)) == 43
 
 
-def test_small_appends_are_merged_now_and_then(tables: MoodyTables, asked: PredictionHandler) -> None:
+def test_small_appends_are_merged_now_and_then(tables: MoodyTables, asked: Serving) -> None:
     for _ in range(COMPACT_EVERY):
         asked.batch("request").predict([Review("Love it")])
-        asked.drain()
+        asked.keeper.drain()
     assert tables.compactions == 1
+
+
+def test_what_cannot_be_kept_is_counted_where_that_may_be(memory: MemoryPorts, promote: Promote, serve: Serve) -> None:
+    memory.spool = FullSpool()
+    promote(memory)
+    serving = serve(memory, spool_full="shed")
+    serving.follow()
+    assert [answer.fault for answer in serving.ask("Love it", " ", "Hate it")] == [
+        None,
+        "blank: expected some text",
+        None,
+    ]
+    assert serving.predictions.shed == 2
+
+
+def test_a_request_that_is_repeated_is_logged_once(memory: MemoryPorts, serving: Serving) -> None:
+    prefix = serving.predictions.repeated_id("shop /predict key-1")
+    for _ in range(2):
+        serving.predictions.batch("request", prefix).predict([Review("Love it"), Review("Hate it")])
+        serving.keeper.drain()
+    assert sorted(str(row["prediction_id"]) for row in logged(memory)) == [f"{prefix}-1", f"{prefix}-2"]
+
+
+def test_a_compiled_model_that_was_changed_does_not_answer(
+    memory: MemoryPorts, promote: Promote, serving: Serving
+) -> None:
+    champion = promote(memory, note="second")
+    serving.keeper.follow()
+    compiled = bytearray(memory.live.compiled(champion.bundle_hash))
+    compiled[-9] ^= 1
+    memory.live.keep(champion.bundle_hash, bytes(compiled))
+    assert not serving.predictions.reload()
+    assert serving.version == "1"
+    assert "was changed" in serving.reason
+
+
+def test_a_compiled_form_that_answers_otherwise_is_made_anew(
+    memory: MemoryPorts, promote: Promote, serve: Serve, tiny_model: SentimentModel
+) -> None:
+    champion = promote(memory)
+    flipped = replace(tiny_model, offsets=(9.0, 0.0, -9.0))
+    memory.live.keep(champion.bundle_hash, compile_model(flipped, champion.bundle_hash))
+    serving = serve(memory)
+    assert serving.follow()
+    (answer,) = serving.ask("Love to cook with it")
+    assert answer.prediction is not None
+    assert answer.prediction.label is Label.POSITIVE

@@ -95,6 +95,7 @@ class World:
             registry=self.ports.registry,
             state=self.ports.state,
             bundles=self.ports.bundles,
+            live=self.ports.live,
             launcher=self.ports.launcher,
             clock=self.ports.clock,
             training=Training.model_validate({"kinds": ("lr",), **training}),

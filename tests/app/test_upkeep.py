@@ -1,3 +1,5 @@
+"""What a keeper does again and again, over memory."""
+
 from __future__ import annotations
 
 import threading
@@ -10,37 +12,47 @@ from structlog.testing import capture_logs
 
 from mobile_sentiment_ops.adapters.memory import MemoryPorts
 from mobile_sentiment_ops.app import upkeep as upkeep_module
-from mobile_sentiment_ops.app.long_work import close_lost_jobs
-from mobile_sentiment_ops.app.outbox import Outbox
-from mobile_sentiment_ops.app.prediction import PredictionHandler
-from mobile_sentiment_ops.app.upkeep import Upkeep
+from mobile_sentiment_ops.app.upkeep import Upkeep, keeper_tasks
+from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE
 from mobile_sentiment_ops.errors import StoreError
-from mobile_sentiment_ops.types import JobState, PredictionRecord
+from mobile_sentiment_ops.settings import Settings
+from mobile_sentiment_ops.types import Champion, JobState
+
+from ..conftest import Serving
 
 Make = Callable[..., Upkeep]
 
 
 @pytest.fixture
-def predictions(memory: MemoryPorts, handler: Callable[..., PredictionHandler]) -> PredictionHandler:
-    return handler(memory)
+def platform(memory: MemoryPorts, tmp_path: Path) -> Platform:
+    found = Platform(Settings.model_validate({"storage": {"workspace": tmp_path}}))
+    found.__dict__.update(vars(memory))
+    return found
 
 
 @pytest.fixture
-def make(memory: MemoryPorts, predictions: PredictionHandler, tmp_path: Path) -> Iterator[Make]:
-    """Makes an upkeep over memory and starts it; it is stopped at the end."""
+def make(platform: Platform) -> Iterator[Make]:
+    """Starts a keeper's upkeep over memory; it is stopped at the end."""
     started: list[Upkeep] = []
 
-    def make(
-        train_first: Callable[[], object] = lambda: None, close_lost: Callable[[], object] = lambda: None
-    ) -> Upkeep:
-        started.append(Upkeep(predictions, Outbox(tmp_path, memory.files), memory.registry, train_first, close_lost))
+    def make(*, train_if_missing: bool = False) -> Upkeep:
+        started.append(Upkeep(keeper_tasks(platform, train_if_missing=train_if_missing)))
         started[-1].start()
         return started[-1]
 
     yield make
     for upkeep in started:
         upkeep.stop()
+
+
+@pytest.fixture
+def spooled(memory: MemoryPorts, promote: Callable[..., Champion], serve: Callable[..., Serving]) -> Callable[[], str]:
+    """Answers one text, whose prediction waits in the spool then; its id."""
+    promote(memory)
+    serving = serve(memory)
+    serving.follow()
+    return lambda: str(serving.ask("Love it")[0].prediction_id)
 
 
 def wait_until(true: Callable[[], object], seconds: float = 10.0) -> None:
@@ -50,38 +62,40 @@ def wait_until(true: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def test_a_start_waits_for_the_first_load_and_tells_why_there_is_no_model(
-    make: Make, predictions: PredictionHandler
-) -> None:
-    make()
-    assert predictions.reason == "no model is promoted yet; POST /retrain trains the first one"
-
-
 def test_a_stop_drains_and_sends_what_is_left(
-    make: Make, memory: MemoryPorts, tmp_path: Path, record: Callable[..., PredictionRecord]
+    make: Make, memory: MemoryPorts, tmp_path: Path, spooled: Callable[[], str]
 ) -> None:
     upkeep = make()
-    memory.spool.append([record("a-1")])
-    (tmp_path / "predicted_1.csv").write_text("x")
+    wait_until(lambda: memory.live.reported())
+    said = spooled()
+    (tmp_path / "answers").mkdir(exist_ok=True)
+    (tmp_path / "answers" / "predicted_1.csv").write_text("x")
     upkeep.stop()
-    assert memory.tables.read(PREDICTIONS_TABLE)["prediction_id"].to_pylist() == ["a-1"]
+    assert memory.tables.read(PREDICTIONS_TABLE)["prediction_id"].to_pylist() == [said]
     assert memory.files.list() == ["data_prediction/predicted_1.csv"]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("upkeep-")]
 
 
-def test_the_first_training_is_asked_for_once(make: Make) -> None:
-    asked: list[int] = []
-    make(lambda: asked.append(1))
-    wait_until(lambda: asked)
-    assert asked == [1]
+def test_the_first_training_is_asked_for_once(make: Make, memory: MemoryPorts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep_module, "CHAMPION_SECONDS", 0.01)
+    make(train_if_missing=True)
+    wait_until(lambda: "trains the first one" in getattr(memory.live.published(), "note", ""))
+    time.sleep(0.1)
+    assert len(memory.launcher.started) == 1
 
 
-def test_mlflow_is_looked_for_all_the_time(make: Make, memory: MemoryPorts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_keeper_tells_how_it_is(make: Make, memory: MemoryPorts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upkeep_module, "MLFLOW_SECONDS", 0.01)
-    upkeep = make()
-    wait_until(lambda: upkeep.mlflow_reachable is True)
+    monkeypatch.setattr(upkeep_module, "REPORT_SECONDS", 0.01)
+    make()
+
+    def mlflow() -> str | None:
+        report = memory.live.reported()
+        return report.mlflow if report else None
+
+    wait_until(lambda: mlflow() == "reachable")
     memory.registry.away = True
-    wait_until(lambda: upkeep.mlflow_reachable is False)
+    wait_until(lambda: mlflow() == "unreachable")
 
 
 def test_a_job_whose_process_was_killed_is_not_called_running_for_long(
@@ -91,7 +105,7 @@ def test_a_job_whose_process_was_killed_is_not_called_running_for_long(
     job, _ = memory.state.submit("retrain")
     pid = memory.launcher.start(job.job_id)
     memory.state.update_job(job.job_id, state=JobState.RUNNING, pid=pid)
-    make(close_lost=lambda: close_lost_jobs(memory.state, memory.launcher, memory.clock))
+    make()
     time.sleep(0.1)
     assert memory.state.job(job.job_id).state is JobState.RUNNING
     memory.launcher.finish(pid)
@@ -99,14 +113,10 @@ def test_a_job_whose_process_was_killed_is_not_called_running_for_long(
 
 
 def test_a_failing_task_is_told_once_and_tried_again(
-    make: Make,
-    predictions: PredictionHandler,
-    memory: MemoryPorts,
-    record: Callable[..., PredictionRecord],
-    monkeypatch: pytest.MonkeyPatch,
+    make: Make, memory: MemoryPorts, spooled: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep_module, "DEPTH_SECONDS", 0.01)
-    monkeypatch.setattr(upkeep_module, "PAUSE_SECONDS", 0.01)
+    for name in ("DEPTH_SECONDS", "PAUSE_SECONDS", "REPORT_SECONDS"):
+        monkeypatch.setattr(upkeep_module, name, 0.01)
     monkeypatch.setattr(upkeep_module, "DRAIN_DEPTH", 1)
     tries: list[int] = []
     append = memory.tables.append
@@ -116,12 +126,13 @@ def test_a_failing_task_is_told_once_and_tried_again(
         raise StoreError("the tables are away")
 
     monkeypatch.setattr(memory.tables, "append", away)
-    memory.spool.append([record("a-1")])
+    spooled()
     with capture_logs() as told:
         make()
         wait_until(lambda: len(tries) > 3)
-        assert predictions.drain_fault == "the tables are away"
+        wait_until(lambda: getattr(memory.live.reported(), "predictions_table", "") == "the tables are away")
         monkeypatch.setattr(memory.tables, "append", append)
-        wait_until(lambda: predictions.drain_fault == "" and predictions.spool_depth() == 0)
+        wait_until(lambda: memory.spool.depth() == 0)
+        wait_until(lambda: getattr(memory.live.reported(), "predictions_table", "") == "ok")
     assert [entry["task"] for entry in told if entry["event"] == "upkeep failed"] == ["drain"]
     assert memory.tables.read(PREDICTIONS_TABLE).num_rows == 1

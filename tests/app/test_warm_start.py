@@ -35,7 +35,8 @@ class Shop:
     def models(self, **training: object) -> MLOpsHandler:
         ports = self.ports
         return MLOpsHandler(
-            data=self.data, registry=ports.registry, state=ports.state, bundles=ports.bundles, launcher=ports.launcher,
+            data=self.data, registry=ports.registry, state=ports.state, bundles=ports.bundles,
+ live=ports.live, launcher=ports.launcher,
             clock=ports.clock, gate=Gate(min_test_rows=100, bootstrap_samples=200), provenance=MADE_WITH, holder="here",
             training=Training(**{"kinds": ("lr",), "warm_start": True, **training}),
         )  # fmt: skip

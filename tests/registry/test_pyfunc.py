@@ -16,7 +16,7 @@ import pytest
 
 from mobile_sentiment_ops.adapters.memory import MemoryPorts
 from mobile_sentiment_ops.adapters.registry_mlflow import MlflowRegistry
-from mobile_sentiment_ops.app.prediction import PredictionHandler, Review
+from mobile_sentiment_ops.data.predictions import Review
 from mobile_sentiment_ops.disk import read_folder
 from mobile_sentiment_ops.errors import BundleError, DataError
 from mobile_sentiment_ops.models.model import SentimentModel
@@ -25,6 +25,8 @@ from mobile_sentiment_ops.registry.bundle import unpack_bundle
 from mobile_sentiment_ops.registry.pyfunc import FrameModel, _load_pyfunc
 from mobile_sentiment_ops.settings import Mlflow
 from mobile_sentiment_ops.types import Decision
+
+from ..conftest import Serving
 
 KEPT = Path(__file__).parents[1] / "fixtures" / "bundle_format_1"
 TEXTS = ["Love it, works well", "It crashes again and again", "it is ok"]
@@ -120,7 +122,7 @@ def test_any_user_of_mlflow_gets_the_labels_of_the_api(
     mlflow_settings: Mlflow,
     training_run: Callable[..., TrainingRun],
     memory: MemoryPorts,
-    handler: Callable[..., PredictionHandler],
+    serve: Callable[..., Serving],
     start_python: Callable[..., subprocess.Popen[str]],
 ) -> None:
     files = read_folder(KEPT)
@@ -130,12 +132,12 @@ def test_any_user_of_mlflow_gets_the_labels_of_the_api(
     registry.set_aliases({"champion": version.version})
     memory.bundles.put(files, bundle_hash)
     memory.state.change_champion(version, Decision("promote", version.version, "gate", "better"), expected_token=0)
-    predictions = handler(memory)
-    predictions.load()
+    serving = serve(memory)
+    serving.follow()
     rows = [
         (text, rating, "lamp") for text, rating in zip([*TEXTS, " ", "ใช้งานง่าย 😍"], (5, 1, None, 3, 4), strict=True)
     ]
-    answers = predictions.batch("request").predict([Review(text, rating=rating) for text, rating, _ in rows])
+    answers = serving.batch("request").predict([Review(text, rating=rating) for text, rating, _ in rows])
     address = f"models:/{mlflow_settings.registered_model}@champion"
     user = start_python(ANY_USER, mlflow_settings.tracking_uri, address, json.dumps(rows))
     told = json.loads(user.communicate(timeout=250)[0])

@@ -21,7 +21,7 @@ from mobile_sentiment_ops.adapters.files import FsspecFiles
 from mobile_sentiment_ops.adapters.state_sql import SqlState
 from mobile_sentiment_ops.data.arrow import choice, fit_schema
 from mobile_sentiment_ops.errors import NotFound, Unavailable
-from mobile_sentiment_ops.ports import Clock, Segment, TrainingRun, Which
+from mobile_sentiment_ops.ports import Clock, KeeperReport, Published, Segment, TrainingRun, Which
 from mobile_sentiment_ops.types import ApiKey, ModelVersion
 
 BATCH_ROWS = 65_536
@@ -291,6 +291,35 @@ class MemoryKeys:
         return self._changes
 
 
+class MemoryLive:
+    """Compiled models and what is published, as values."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, bytes] = {}
+        self._published: Published | None = None
+        self._report: KeeperReport | None = None
+
+    def keep(self, bundle_hash: str, compiled: bytes) -> None:
+        self._models[bundle_hash] = compiled
+
+    def compiled(self, bundle_hash: str) -> bytes:
+        if bundle_hash not in self._models:
+            raise NotFound(f"there is no compiled model {bundle_hash}")
+        return self._models[bundle_hash]
+
+    def publish(self, published: Published) -> None:
+        self._published = published
+
+    def published(self) -> Published | None:
+        return self._published
+
+    def report(self, report: KeeperReport) -> None:
+        self._report = report
+
+    def reported(self) -> KeeperReport | None:
+        return self._report
+
+
 @dataclass
 class MemoryLauncher:
     """Starts nothing: remembers what it was asked, as processes that run until `finish`."""
@@ -324,6 +353,7 @@ class MemoryPorts:
         self.files = MemoryFiles()
         self.tables = MemoryTables()
         self.bundles = MemoryBundles()
+        self.live = MemoryLive()
         self.datasets = MemoryDatasets()
         self.registry = MemoryRegistry(clock)
         self.state = MemoryState(clock)

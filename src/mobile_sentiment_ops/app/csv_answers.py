@@ -14,23 +14,23 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import BinaryIO, TextIO
 
-from mobile_sentiment_ops.app.prediction import Answer, Review
+from mobile_sentiment_ops.app.prediction import Answer
 from mobile_sentiment_ops.app.problems import MAX_ERRORS, Problem
 from mobile_sentiment_ops.data.columns import kept_names, recognise, shown
 from mobile_sentiment_ops.data.csv_rows import Row, full_rows, read_csv, writable
 from mobile_sentiment_ops.data.lines import open_lines
-from mobile_sentiment_ops.data.predictions import text_fault
+from mobile_sentiment_ops.data.predictions import Review, text_fault
 from mobile_sentiment_ops.errors import UnreadableFile
 from mobile_sentiment_ops.settings import Api
 
 TEXT_COLUMN = "review_text"
 ADDED = ("sentiment", "confidence", "prediction_id", "error")
-TOLD = ("review_id", "app", "version", "language", "rating", "submitted_at")
+TOLD = ("review_id", "app", "version", "language", "submitted_at")
 CHUNK_ROWS = 1_000
 MAX_COLUMNS = 256
 """Short rows are filled up to the header, so a hostile header would make a small file's answer endless."""
@@ -119,18 +119,12 @@ def _open_csv(stream: BinaryIO, name: str) -> Iterator[tuple[list[str], Iterator
 # --- answering
 
 
-def _reviews(rows: Sequence[Row], text_at: int, picks: dict[str, int]) -> list[Review]:
-    """Rows as reviews; what they tell of themselves is read as ingest reads it."""
-    texts = [row.cells[text_at] for row in rows]
-    if not picks or not rows:
-        return [Review(text) for text in texts]
-    import polars as pl  # half a second that a server's start does not wait for
-
-    from mobile_sentiment_ops.data.validation import canonical
-
-    told = pl.DataFrame({part: [row.cells[at] for row in rows] for part, at in picks.items()})
-    read = canonical(told.with_columns(pl.lit("").alias(TEXT_COLUMN))).select(TOLD)
-    return [Review(text, **values) for text, values in zip(texts, read.iter_rows(named=True), strict=True)]
+def _reviews(rows: Sequence[Row], text_at: int, picks: Mapping[str, int]) -> list[Review]:
+    """Rows as reviews with what they tell of themselves, as it stands there: it is read when it is kept."""
+    return [
+        Review(row.cells[text_at], **{part: row.cells[at].strip() or None for part, at in picks.items()})  # type: ignore[arg-type]
+        for row in rows
+    ]
 
 
 def _added_cells(answer: Answer) -> tuple[object, ...]:

@@ -1,55 +1,59 @@
-"""Around every request: its id, its limits, its figures and log line, and an answer to what nobody caught."""
+"""Around every request that is not a hot one: who may send it, its id, its limits, its figures and its log line,
+and an answer to what nobody caught."""
 
 from __future__ import annotations
 
 import re
 import time
-import uuid
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mobile_sentiment_ops.app.metrics import Metrics
+from mobile_sentiment_ops.app.metrics import UNMATCHED
+from mobile_sentiment_ops.app.parts import Parts
 from mobile_sentiment_ops.app.problems import Problem
-from mobile_sentiment_ops.settings import Api
 
 log = structlog.get_logger()
 
 REQUEST_ID = "x-request-id"
+NOSNIFF = (b"x-content-type-options", b"nosniff")
 FORM_BYTES = 65_536
 """What a form may hold beside its file."""
 
 GONE = 499
 """What the log and the figures call a request whose caller went away before its answer."""
 
-QUIET = ("/livez", "/readyz", "/healthcheck", "/metrics")
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+QUIET = ("/livez", "/readyz", "/healthcheck", "/metrics", "/ping", "/v2/health/live", "/v2/health/ready")
 
-_WELL_FORMED = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+well_formed = re.compile(rb"[A-Za-z0-9._:-]{1,128}").fullmatch
+"""Whether a caller's request id is used as it is."""
 
 
 class Edge:
-    """The outermost layer. `request.state` gets `request_id`, the caller's or ours, and `own_id`,
-    which is ours and unique."""
+    """The outermost layer of FastAPI. `request.state` gets `caller`, `request_id`, the caller's or ours, and
+    `own_id`, which is ours and unique unless the request says that it repeats another."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, api: Api) -> None:
+    def __init__(self, app: ASGIApp, *, parts: Parts) -> None:
         self._app = app
-        self._metrics = metrics
-        self._api = api
+        self._parts = parts
+        self._api = parts.platform.settings.api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        headers = Headers(scope=scope)
-        own_id = uuid.uuid4().hex
-        given = headers.get(REQUEST_ID, "")
-        request_id = given if _WELL_FORMED.fullmatch(given) else own_id
-        scope.setdefault("state", {}).update(request_id=request_id, own_id=own_id)
+        headers, raw = Headers(scope=scope), dict(scope["headers"])
+        own_id = self._parts.predictions.new_id()
+        given = raw.get(b"x-request-id", b"")
+        request_id = given.decode() if well_formed(given) else own_id
+        state = scope.setdefault("state", {})
+        state.update(request_id=request_id, own_id=own_id)
         status = 0
+        guard = self._parts.guard
+        cors = guard.cors_headers(raw.get(b"origin"))
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -58,17 +62,26 @@ class Edge:
                 added = MutableHeaders(scope=message)
                 added[REQUEST_ID] = request_id
                 added.setdefault("x-content-type-options", "nosniff")
+                for name, value in cors:
+                    added.append(name.decode(), value.decode())
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
+                if scope["method"] == "OPTIONS" and (preflight := guard.preflight(raw)) is not None:
+                    await preflight(scope, receive, answer)
+                    return
+                state["caller"] = caller = guard.admit(scope["method"], scope["path"], raw)
+                if (key := raw.get(b"idempotency-key")) is not None:
+                    repeats = f"{caller.name} {scope['path']} {key.decode('latin-1')}"
+                    state["own_id"] = self._parts.predictions.repeated_id(repeats)
                 limit = self._limit(headers)
                 announced = headers.get("content-length", "")
                 if announced.isdecimal() and int(announced) > limit:
                     raise too_large(limit)
                 await self._app(scope, _counted(receive, limit), answer)
             except ClientDisconnect:
-                log.info("caller went away")
+                caller_went_away(request_id)
             except Exception as err:
                 if status:
                     raise
@@ -79,7 +92,7 @@ class Edge:
                     problem = Problem(500, "this is a fault of the server; its log names the request id")
                 await problem.response(scope["path"], request_id)(scope, receive, answer)
             finally:
-                self._tell(scope, status or GONE, time.perf_counter() - began)
+                self._tell(scope, status or GONE, time.perf_counter() - began, request_id)
 
     def _limit(self, headers: Headers) -> int:
         """The largest body of this media type."""
@@ -87,12 +100,20 @@ class Edge:
             return self._api.max_csv_bytes + FORM_BYTES
         return self._api.max_json_bytes
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        method = scope["method"] if scope["method"] in METHODS else "other"
-        route = getattr(scope.get("route"), "path", "unmatched")
-        self._metrics.request(method, route, status, seconds)
-        tell = log.debug if route in QUIET else log.info
-        tell("answered", method=method, path=scope["path"], status=status, ms=round(seconds * 1e3, 2))
+    def _tell(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+        method, route, metrics = scope["method"], getattr(scope.get("route"), "path", UNMATCHED), self._parts.metrics
+        metrics.answered(metrics.at(method, route), status, seconds)
+        logged(method, scope["path"], status, seconds, request_id, quiet=route in QUIET)
+
+
+def logged(method: str, path: str, status: int, seconds: float, request_id: str, *, quiet: bool = False) -> None:
+    """A line about an answered request."""
+    tell = log.debug if quiet else log.info
+    tell("answered", method=method, path=path, status=status, ms=round(seconds * 1e3, 2), request_id=request_id)
+
+
+def caller_went_away(request_id: str) -> None:
+    log.info("caller went away", request_id=request_id)
 
 
 def too_large(limit: int) -> Problem:

@@ -6,7 +6,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
@@ -14,8 +14,9 @@ from types import FrameType
 import structlog
 
 from mobile_sentiment_ops.errors import Busy, StoreError
+from mobile_sentiment_ops.models.kinds import kind_named
 from mobile_sentiment_ops.ports import Clock, Launcher, State
-from mobile_sentiment_ops.types import JobState, Lease
+from mobile_sentiment_ops.types import Job, JobState, Lease
 
 log = structlog.get_logger()
 
@@ -79,6 +80,21 @@ def close_lost_jobs(state: State, launcher: Launcher, clock: Clock, *, but: str 
             state.update_job(job.job_id, state=JobState.FAILED, error=error)
             found.append(f"job {job.job_id} was {was.value} and {error}")
     return found
+
+
+def schedule_retrain(state: State, launcher: Launcher, clock: Clock, kinds: Sequence[str] | None = None) -> Job:
+    """A job that trains in a process of its own; the one that is already on its way, if any."""
+    for name in kinds or ():
+        kind_named(name)
+    close_lost_jobs(state, launcher, clock)
+    job, created = state.submit("retrain")
+    if not created:
+        return job
+    try:
+        return state.update_job(job.job_id, pid=launcher.start(job.job_id, tuple(kinds or ())))
+    except StoreError as err:
+        state.update_job(job.job_id, state=JobState.FAILED, error=str(err))
+        raise
 
 
 @contextmanager

@@ -10,15 +10,18 @@
     GET  /reports          the reports; /docs and /openapi.json this API
 
 A route parses, calls one handler method and renders. Work that computes or waits runs in threads, so
-that no request holds up another.
+that no request holds up another. JSON for /predict and /predict_json is answered before it comes here
+(app/hot.py); app/workers.py runs it all in several processes.
 """
 
 from __future__ import annotations
 
-import socket
+import mmap
+import threading
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -27,10 +30,10 @@ from urllib.parse import quote
 
 import anyio
 import structlog
-import uvicorn
 from anyio import to_thread
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
@@ -38,26 +41,29 @@ from starlette.types import Receive, Scope, Send
 
 import mobile_sentiment_ops
 from mobile_sentiment_ops.app import explain, pages, protocols
-from mobile_sentiment_ops.app.bodies import read_reviews, read_text
 from mobile_sentiment_ops.app.csv_answers import answer_csv, check_csv
 from mobile_sentiment_ops.app.edge import Edge, too_large
-from mobile_sentiment_ops.app.long_work import close_lost_jobs
-from mobile_sentiment_ops.app.metrics import CONTENT_TYPE, Metrics
+from mobile_sentiment_ops.app.group_commit import GroupCommit
+from mobile_sentiment_ops.app.guard import METERS, Guard
+from mobile_sentiment_ops.app.hot import DRIFT_HEADERS, Dispatcher
+from mobile_sentiment_ops.app.long_work import schedule_retrain
+from mobile_sentiment_ops.app.metrics import CONTENT_TYPE, Metrics, shared_cells
 from mobile_sentiment_ops.app.openapi import DOCUMENTED
 from mobile_sentiment_ops.app.outbox import Outbox
-from mobile_sentiment_ops.app.parts import Parts, answers_of, as_json, media_type, parts_of, unsupported
-from mobile_sentiment_ops.app.prediction import Review
+from mobile_sentiment_ops.app.parts import Parts, answers_of, as_json, batch_of, media_type, parts_of, unsupported
+from mobile_sentiment_ops.app.prediction import NOT_YET
 from mobile_sentiment_ops.app.problems import RETRY, Problem
-from mobile_sentiment_ops.app.upkeep import Upkeep
+from mobile_sentiment_ops.app.upkeep import DEPTH_SECONDS, Task, Upkeep, keeper_tasks
 from mobile_sentiment_ops.bootstrap import Platform
-from mobile_sentiment_ops.errors import MsoError, NoModel, SettingsError
-from mobile_sentiment_ops.settings import Api
-from mobile_sentiment_ops.types import LABELS, Job, Prediction
+from mobile_sentiment_ops.errors import MsoError, NoModel
+from mobile_sentiment_ops.ports import KeeperReport
+from mobile_sentiment_ops.types import Job
 
 log = structlog.get_logger()
 
-DRIFT_HEADERS = {"X-Drift-Detected": "false", "X-Drift-Status": "no-reference"}
-"""Until a reference window exists there is nothing to compare with."""
+FOLLOW_SECONDS, FIRST_LOAD_SECONDS = 0.1, 3.0
+ROTATE_SECONDS = 60.0
+"""So long predictions wait for their table; also the keeper's rhythm."""
 
 LARGE_CSV_AT_ONCE = 2
 UPLOAD_IN_MEMORY_BYTES = 2**20
@@ -68,28 +74,69 @@ REPORT_POLICY = "sandbox allow-scripts"  # a report may draw with scripts, and m
 routes = APIRouter()
 
 
-def create_app(platform: Platform, *, train_if_missing: bool = True) -> FastAPI:
-    """The application over a platform; its lifespan starts and stops the upkeep.
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Memory that the processes of a server share: what they count, and when the requests of a key are due."""
 
-    With `train_if_missing`, a server that finds no champion schedules the training of one.
+    cells: memoryview
+    meters: memoryview[float]
+
+    @classmethod
+    def by(cls, processes: int) -> Shared:
+        """Memory for so many processes, seen by all that are forked after it is made."""
+        return cls(shared_cells(processes), memoryview(mmap.mmap(-1, 8 * METERS)).cast("d"))
+
+
+def create_app(
+    platform: Platform,
+    *,
+    keep: bool = True,
+    train_if_missing: bool = True,
+    shared: Shared | None = None,
+    slot: int = 0,
+) -> Dispatcher:
+    """The application over a platform; its lifespan starts and stops what it does beside answering.
+
+    Alone it is its own keeper (`keep`), and with `train_if_missing` schedules a training when there is no
+    champion. Of several processes (app/workers.py) each has a `slot` of what they share.
     """
-    predictions = platform.predictions
-    outbox = Outbox(platform.workspace / "answers", platform.files)
-    metrics = Metrics(predictions)
+    api, predictions = platform.settings.api, platform.predictions
+    shared = shared or Shared.by(1)
+    every = [
+        (method, route.path)
+        for router in (routes, protocols.routes, explain.routes)
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+    ]
+    limit = api.spool_max_mb * 2**20
+    metrics = Metrics(predictions, platform.live, every, cells=shared.cells, slot=slot, spool_limit_bytes=limit)
+    guard = Guard(api, platform.keys, shared.meters, clock=platform.clock)
+    outbox = Outbox(platform.workspace / "answers", lambda: platform.files)
+    committed = GroupCommit(platform.spool.sync).committed
+    parts = Parts(platform, predictions, metrics, guard, outbox, committed, anyio.CapacityLimiter(LARGE_CSV_AT_ONCE))
+    loaded = threading.Event()
 
-    def train_first() -> None:
-        if train_if_missing and platform.state.champion() is None:
-            platform.models.schedule_retrain()
+    def follow() -> None:
+        predictions.reload()
+        metrics.tell()
+        if predictions.reason != NOT_YET:
+            loaded.set()
 
-    close_lost = partial(close_lost_jobs, platform.state, platform.launcher, platform.clock)
-    upkeep = Upkeep(predictions, outbox, platform.registry, train_first, close_lost)
+    tasks = [
+        Task("follow", follow, FOLLOW_SECONDS),
+        Task("rotate", partial(predictions.rotate, ROTATE_SECONDS), DEPTH_SECONDS),
+    ]
+    upkeep = Upkeep([*keeper_tasks(platform, train_if_missing=train_if_missing), *tasks] if keep else tasks)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await to_thread.run_sync(upkeep.start)
+        await to_thread.run_sync(loaded.wait, FIRST_LOAD_SECONDS)  # so that a server opens ready if it can
         try:
             yield
         finally:
+            predictions.close()
             await to_thread.run_sync(upkeep.stop)
 
     app = FastAPI(
@@ -102,47 +149,12 @@ def create_app(platform: Platform, *, train_if_missing: bool = True) -> FastAPI:
         responses={"default": DOCUMENTED["problem"]},
         exception_handlers=dict.fromkeys((Problem, MsoError, HTTPException, RequestValidationError), _answer_problem),
     )
-    app.state.parts = Parts(platform, predictions, metrics, outbox, upkeep, anyio.CapacityLimiter(LARGE_CSV_AT_ONCE))
+    app.state.parts = parts
     app.include_router(routes)
     app.include_router(protocols.routes)
     app.include_router(explain.routes)
-    app.add_middleware(Edge, metrics=metrics, api=platform.settings.api)
-    return app
-
-
-def serve(platform: Platform, *, train_if_missing: bool = True) -> None:
-    """Answer at the configured address until SIGTERM or Ctrl-C; requests in flight are finished.
-
-    Raises SettingsError when that address cannot be listened on.
-    """
-    listener = _listen(platform.settings.api)
-    config = uvicorn.Config(
-        create_app(platform, train_if_missing=train_if_missing),
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=60,
-        timeout_graceful_shutdown=30,
-    )
-    log.info("listening", host=platform.settings.api.host, port=platform.settings.api.port)
-    uvicorn.Server(config).run(sockets=[listener])
-
-
-def _listen(api: Api) -> socket.socket:
-    family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
-    try:
-        return socket.create_server((api.host, api.port), family=family, backlog=2048)
-    except OSError as err:
-        why = (err.strerror or str(err)).partition(" (")[0]
-        raise SettingsError(
-            f"the API cannot listen on {api.host} port {api.port}: {why}; "
-            f"stop what listens there, or set api.port (MSO_API__PORT)"
-        ) from err
+    app.add_middleware(Edge, parts=parts)
+    return Dispatcher(app, parts)
 
 
 # --- predict
@@ -157,58 +169,27 @@ async def predict(request: Request) -> Response:
     spoils no other.
     """
     kind = media_type(request)
-    if kind == "application/json":
-        body = await request.body()
-        return await to_thread.run_sync(_predict_json, parts_of(request), body, request.state.request_id)
-    if kind in ("multipart/form-data", "text/csv"):
-        async with _upload(request, kind) as upload:
-            parts = parts_of(request)
-            slots = parts.large_csv_slots if (upload.size or 0) > UPLOAD_IN_MEMORY_BYTES else None
-            work = partial(_predict_csv, parts, upload, request.state.request_id, request.state.own_id)
-            return await to_thread.run_sync(work, limiter=slots)
-    raise unsupported(kind, "multipart/form-data with a CSV file, text/csv or application/json")
+    if kind not in ("multipart/form-data", "text/csv"):
+        raise unsupported(kind, "multipart/form-data with a CSV file, text/csv or application/json")
+    async with _upload(request, kind) as upload:
+        slots = parts_of(request).large_csv_slots if (upload.size or 0) > UPLOAD_IN_MEMORY_BYTES else None
+        return await to_thread.run_sync(partial(_predict_csv, request, upload), limiter=slots)
 
 
-def _predict_json(parts: Parts, body: bytes, request_id: str) -> Response:
-    batch = parts.predictions.batch(request_id)
-    answers = answers_of(parts, batch, read_reviews(body, max_rows=parts.platform.settings.api.max_json_rows))
-    if all(answer.fault for answer in answers):
-        errors = [{"field": f"reviews[{row}]", "problem": answer.fault} for row, answer in enumerate(answers)]
-        raise Problem(422, f"none of the {len(answers)} reviews can be predicted: {answers[0].fault}", errors=errors)
-    shown = [
-        {
-            "review_id": answer.review_id,
-            "prediction_id": answer.prediction_id,
-            "sentiment": answer.prediction and answer.prediction.label,
-            **_figures(answer.prediction),
-            "error": answer.fault,
-        }
-        for answer in answers
-    ]
-    told = {"model_version": batch.live.version, "request_id": request_id, "predictions": shown}
-    return as_json(told, headers=DRIFT_HEADERS)
-
-
-def _figures(found: Prediction | None) -> dict[str, object]:
-    if found is None:
-        return {"confidence": None, "probabilities": None}
-    return {"confidence": found.confidence, "probabilities": dict(zip(LABELS, found.probabilities, strict=True))}
-
-
-def _predict_csv(parts: Parts, upload: UploadFile, request_id: str, own_id: str) -> Response:
+def _predict_csv(request: Request, upload: UploadFile) -> Response:
     """The answer as a file: kept for the bucket, and sent from there."""
-    api = parts.platform.settings.api
+    parts, api = parts_of(request), parts_of(request).platform.settings.api
     if (upload.size or 0) > api.max_csv_bytes:
         raise too_large(api.max_csv_bytes)
-    batch = parts.predictions.batch(request_id)
+    batch = batch_of(request)
     stream, name = upload.file, (upload.filename or "the file")[:100]
     check_csv(stream, name, api)
-    file_name = f"predicted_{own_id}.csv"
-    answered = parts.outbox.keep(
-        file_name, lambda out: answer_csv(stream, name, partial(answers_of, parts, batch), out)
-    )
+    file_name = f"predicted_{batch.prefix}.csv"
+    predict = partial(answers_of, parts, batch)
+    answered = parts.outbox.keep(file_name, lambda out: answer_csv(stream, name, predict, out))
     disposition = f'attachment; filename="{file_name}"'
-    headers = {"Content-Disposition": disposition, "X-Model-Version": batch.live.version, **DRIFT_HEADERS}
+    drift = {name.decode(): value.decode() for name, value in DRIFT_HEADERS}
+    headers = {"Content-Disposition": disposition, "X-Model-Version": batch.live.version, **drift}
     return _CsvAnswer(answered, headers)
 
 
@@ -255,28 +236,9 @@ async def _upload(request: Request, kind: str) -> AsyncIterator[UploadFile]:
 
 
 @routes.post("/predict_json", **DOCUMENTED["/predict_json"])
-async def predict_json(request: Request) -> Response:
+def predict_json() -> Response:
     """Sentiment of one text."""
-    if (kind := media_type(request)) != "application/json":
-        raise unsupported(kind, "application/json")
-    body = await request.body()
-    return await to_thread.run_sync(_predict_text, parts_of(request), body, request.state.request_id)
-
-
-def _predict_text(parts: Parts, body: bytes, request_id: str) -> Response:
-    batch = parts.predictions.batch(request_id)
-    text = read_text(body)
-    (answer,) = answers_of(parts, batch, [Review(text)])
-    if answer.prediction is None:
-        raise Problem.at("text", str(answer.fault))
-    told = {
-        "text": text,
-        "prediction": answer.prediction.label,
-        **_figures(answer.prediction),
-        "prediction_id": answer.prediction_id,
-        "model_version": batch.live.version,
-    }
-    return as_json(told, headers=DRIFT_HEADERS)
+    raise AssertionError("app/hot.py answers this before it comes here")
 
 
 # --- the model
@@ -304,11 +266,19 @@ def model_metrics(request: Request) -> Response:
 
 @routes.post("/loadmodel", **DOCUMENTED["/loadmodel"])
 def load_model(request: Request) -> Response:
-    """Look for another champion now; a running server does so every second by itself."""
-    predictions = parts_of(request).predictions
-    before = predictions.swaps
-    live = predictions.load()
-    return as_json({"model_version": live.version, "changed": predictions.swaps > before})
+    """Wait until the champion answers, for some seconds; a running server follows it by itself."""
+    parts = parts_of(request)
+    predictions, champion = parts.predictions, parts.platform.state.champion()
+    before, deadline = predictions.swaps, time.monotonic() + FIRST_LOAD_SECONDS
+    while champion is not None and time.monotonic() < deadline:
+        predictions.reload()
+        if predictions.reason or predictions.live().champion == champion:
+            break
+        time.sleep(FOLLOW_SECONDS / 2)
+    version = predictions.live().version
+    if champion is None or version != champion.version:
+        raise NoModel(predictions.reason or "the keeper has not published the champion yet; ask again")
+    return as_json({"model_version": version, "changed": predictions.swaps > before})
 
 
 @routes.get("/loadmodel", include_in_schema=False)
@@ -326,7 +296,8 @@ def retrain(request: Request) -> Response:
 
     It runs in a process of its own, one at a time: while one is on its way its job is answered again.
     """
-    job = parts_of(request).platform.models.schedule_retrain()
+    platform = parts_of(request).platform
+    job = schedule_retrain(platform.state, platform.launcher, platform.clock)
     status_url = f"/jobs/{job.job_id}"
     body = {"status": "Retraining scheduled", "job_id": job.job_id, "status_url": status_url}
     return as_json(body, status=202, headers={"Location": status_url})
@@ -363,12 +334,15 @@ async def livez() -> Response:
 def readyz(request: Request) -> Response:
     """Whether it can predict, with what, and what is away meanwhile. 503 with the reason if it cannot."""
     parts = parts_of(request)
-    predictions = parts.predictions
+    predictions, report = parts.predictions, parts.platform.live.reported() or KeeperReport(parts.platform.clock.now())
     away = {
-        "mlflow": {True: "reachable", False: "unreachable", None: "not asked yet"}[parts.upkeep.mlflow_reachable],
+        "mlflow": report.mlflow,
         "spool_depth": predictions.spool_depth(),
-        "predictions_table": predictions.drain_fault or "ok",
-        "bucket": parts.outbox.fault or "ok",
+        "spool_bytes": predictions.spool_bytes(),
+        "predictions_shed": parts.metrics.shed(),
+        "predictions_table": report.predictions_table,
+        "bucket": report.bucket,
+        "keeper_report": report.at,
     }
     try:
         version = predictions.live().version
@@ -380,7 +354,7 @@ def readyz(request: Request) -> Response:
 
 @routes.get("/metrics", **DOCUMENTED["/metrics"])
 def metrics(request: Request) -> Response:
-    """Figures of this process in Prometheus' text format."""
+    """Figures of all processes in Prometheus' text format."""
     return Response(parts_of(request).metrics.text(), media_type=CONTENT_TYPE)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
 from mobile_sentiment_ops.errors import BundleError, MsoError, NoModel, NotFound, StoreError
+from mobile_sentiment_ops.models.compiled import CompiledModel, check_compiled, compile_model
+from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.ports import Bundles, Registry, State
 from mobile_sentiment_ops.registry.bundle import Bundle, unpack_bundle
+from mobile_sentiment_ops.registry.checks import PROBES, check_model
 
 log = structlog.get_logger()
 
@@ -45,3 +50,12 @@ def open_version(name: str, state: State, bundles: Bundles, registry: Registry) 
     if name not in known:
         raise NotFound(f"there is no model version {name!r}; use 'champion' or one of {', '.join(known) or '(none)'}")
     return name, open_bundle(bundles, registry, name, known[name].bundle_hash)
+
+
+def compiled_form(model: SentimentModel, bundle_hash: str, texts: Sequence[str] = ()) -> bytes:
+    """The form in which servers map a model; ModelError when the model is not sound, or answers otherwise in
+    that form to one of these texts or of the usual probes."""
+    check_model(model)
+    compiled = compile_model(model, bundle_hash)
+    check_compiled(CompiledModel.of(compiled), model, [*PROBES, *texts])
+    return compiled

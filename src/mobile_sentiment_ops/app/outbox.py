@@ -22,7 +22,7 @@ MAX_WAITING_BYTES = 2 * 2**30
 class Outbox:
     """Answers in `folder` until they are in the bucket; those that an ended server left, too."""
 
-    def __init__(self, folder: Path, files: Files) -> None:
+    def __init__(self, folder: Path, files: Callable[[], Files]) -> None:
         self._folder = folder
         self._files = files
         self.fault = ""
@@ -56,7 +56,7 @@ class Outbox:
         try:
             for path in self._waiting():
                 with suppress(FileNotFoundError):  # another server has just sent it
-                    self._files.write(f"{BUCKET_FOLDER}/{path.name}", path.read_bytes())
+                    self._files().write(f"{BUCKET_FOLDER}/{path.name}", path.read_bytes())
                     path.unlink()
         except StoreError as err:
             self.fault = str(err)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -15,12 +15,13 @@ from fastapi import Request
 from starlette.responses import Response
 
 from mobile_sentiment_ops.app.bodies import read_json
+from mobile_sentiment_ops.app.guard import Guard
 from mobile_sentiment_ops.app.metrics import Metrics
 from mobile_sentiment_ops.app.outbox import Outbox
-from mobile_sentiment_ops.app.prediction import Answer, Batch, PredictionHandler, Review
+from mobile_sentiment_ops.app.prediction import Answer, Batch, PredictionHandler
 from mobile_sentiment_ops.app.problems import Problem
-from mobile_sentiment_ops.app.upkeep import Upkeep
 from mobile_sentiment_ops.bootstrap import Platform
+from mobile_sentiment_ops.data.predictions import Review
 
 Body = TypeVar("Body")
 
@@ -32,14 +33,24 @@ class Parts:
     platform: Platform
     predictions: PredictionHandler
     metrics: Metrics
+    guard: Guard
     outbox: Outbox
-    upkeep: Upkeep
+    committed: Callable[[], Awaitable[None]]
+    """Waits until every prediction kept before is on the disk."""
     large_csv_slots: anyio.CapacityLimiter
 
 
 def parts_of(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
+
+
+def batch_of(request: Request) -> Batch:
+    """What this request predicts with."""
+    state = request.state
+    return parts_of(request).predictions.batch(
+        state.request_id, state.own_id, state.caller.app_of if state.caller.apps else None
+    )
 
 
 def answers_of(parts: Parts, batch: Batch, reviews: Sequence[Review]) -> list[Answer]:

@@ -1,57 +1,36 @@
-"""PredictionHandler, the live model: it follows the champion, predicts, and keeps what it said.
+"""The live model: which one answers, its answers, and a record of each before it leaves.
 
-    reload    the champion's files, checked and tried, replace the live model in one step
-    batch     one request's predictions: one model, unique ids, in the spool before they are answered
-    drain     predictions move from the spool into their table, each once
-
-A champion that cannot be opened leaves the last good model answering, which at the start is the
-champion before it; `reason` says so.
+A process that answers follows what the keeper publishes (app/keeper.py): it maps the compiled champion,
+checks its hash and swaps one reference. So one model answers all of a request, and no request waits.
 """
 
 from __future__ import annotations
 
 import itertools
-import threading
-import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import blake2b, sha256
 from typing import Any
 
+import msgspec
 import structlog
 
-from mobile_sentiment_ops.app.model_files import open_bundle
-from mobile_sentiment_ops.data.predictions import (
-    LOGGED_TEXT,
-    PREDICTIONS_TABLE,
-    predictions_table,
-    text_fault,
-    text_hash,
-)
+from mobile_sentiment_ops.data.predictions import Answered, Review, packed, text_fault
 from mobile_sentiment_ops.errors import BundleError, MsoError, NoModel, StoreError
-from mobile_sentiment_ops.models.model import SentimentModel
-from mobile_sentiment_ops.ports import Bundles, Clock, Registry, Spool, State, Tables
-from mobile_sentiment_ops.registry.checks import check_model
+from mobile_sentiment_ops.models.compiled import CompiledModel
+from mobile_sentiment_ops.ports import Clock, Live, Published, Spool
 from mobile_sentiment_ops.settings import Api
-from mobile_sentiment_ops.types import Champion, JobState, Prediction, PredictionRecord
+from mobile_sentiment_ops.types import LABELS, Champion, Prediction
 
 log = structlog.get_logger()
 
 RETRY_BROKEN = timedelta(seconds=10)
-COMPACT_EVERY = 100
+REPEATED = "r"
+"""Ids of requests that may be repeated begin with this, which no other id does: they are hexadecimal."""
 
-
-@dataclass(frozen=True, slots=True)
-class Review:
-    """A text to judge, and what the caller tells about it."""
-
-    text: str
-    review_id: str | None = None
-    app: str | None = None
-    version: str | None = None
-    language: str | None = None
-    rating: int | None = None
-    submitted_at: datetime | None = None
+NOT_YET = "the champion is not loaded yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +48,8 @@ class LiveModel:
     """The model that answers, and the champion row that named it."""
 
     champion: Champion
-    model: SentimentModel
+    model: CompiledModel
+    sha256: str
     card: Mapping[str, Any]
     loaded_at: datetime
 
@@ -81,34 +61,21 @@ class LiveModel:
 class PredictionHandler:
     """The live model over the ports it is given; every method may be called from any thread."""
 
-    def __init__(
-        self,
-        *,
-        state: State,
-        bundles: Bundles,
-        registry: Registry,
-        spool: Spool,
-        tables: Tables,
-        clock: Clock,
-        api: Api,
-    ) -> None:
-        self._state = state
-        self._bundles = bundles
-        self._registry = registry
+    def __init__(self, *, live: Live, spool: Spool, clock: Clock, api: Api) -> None:
+        self._shared = live
         self._spool = spool
-        self._tables = tables
         self._clock = clock
         self._api = api
-        self._loading = threading.Lock()
-        self._draining = threading.Lock()
         self._live: LiveModel | None = None
-        self._broken = (-1, clock.now())  # the token of a champion that was not opened, and how long it is left alone
-        self._appends = 0
+        self._followed: Published | None = None
+        self._retry_at: datetime | None = None
+        self._process = ""
+        self._requests = itertools.count(1)
         self.swaps = 0
-        self.reason = "the champion is not loaded yet"
+        self.shed = 0
+        """How many predictions were answered and not kept, as `api.spool_full` allows."""
+        self.reason = NOT_YET
         """Why there is no live model, or why it is not the champion; empty when all is well."""
-        self.drain_fault = ""
-        """Why predictions wait in the spool; empty when they do not."""
 
     # --- who answers
 
@@ -118,163 +85,167 @@ class PredictionHandler:
             raise NoModel(self.reason)
         return live
 
-    def load(self) -> LiveModel:
-        """Let the champion answer, if it does not yet.
-
-        Raises NoModel when nothing is promoted, BundleError or StoreError when the champion cannot be
-        opened; a model that was live before stays so.
-        """
-        with self._loading:
-            try:
-                self._load()
-            except MsoError as err:
-                self.reason = str(err)
-                raise
-            self.reason = ""
-            return self.live()
-
     def reload(self) -> bool:
-        """Follow the champion: whether another model answers now. What fails is told by `reason`; a
-        champion that cannot be opened is tried again every ten seconds."""
+        """Follow what is published: whether another model answers now. What fails is told by `reason`; a
+        model that cannot be opened is tried again every ten seconds, and the one before answers meanwhile."""
         before, told = self._live, self.reason
         try:
-            champion = self._state.champion()
-            token, until = self._broken
-            if champion is not None and champion.token == token and self._clock.now() < until:
-                return False
-            self.load()
+            published = self._shared.published()
+            again = self._retry_at is not None and self._clock.now() >= self._retry_at
+            if published is not None and (published is not self._followed or again):
+                self._follow(published)
         except MsoError as err:
             self.reason = str(err)
         if self.reason not in ("", told):
             log.warning("champion not loaded", reason=self.reason, answering=before.version if before else None)
         return self._live is not before
 
-    def _load(self) -> None:
-        champion = self._state.champion()
-        if champion is None:
-            raise NoModel(self._why_no_champion())
-        if self._live is not None and self._live.champion == champion:
-            return
-        try:
-            self._live = self._opened(champion)
-        except Exception as err:
-            self._broken = (champion.token, self._clock.now() + RETRY_BROKEN)
-            self._live = self._live or self._stand_in(champion)
-            kind = type(err) if isinstance(err, MsoError) else BundleError
-            still = f"; version {self._live.version} still answers" if self._live else ""
-            raise kind(f"version {champion.version}, the champion, cannot be loaded: {err}{still}") from err
-
-    def _opened(self, champion: Champion) -> LiveModel:
-        bundle = open_bundle(self._bundles, self._registry, champion.version, champion.bundle_hash)
-        check_model(bundle.model)  # which also warms it
-        self.swaps += 1
-        log.info("model loaded", version=champion.version, kind=champion.kind, token=champion.token)
-        return LiveModel(champion, bundle.model, bundle.card, self._clock.now())
-
-    def _stand_in(self, champion: Champion) -> LiveModel | None:
-        """The model before the champion, for a server that starts while the champion cannot be opened."""
-        version, bundle_hash = champion.previous_version, champion.previous_bundle_hash
-        if version is None or bundle_hash is None:
-            return None
-        reason = f"it answers while version {champion.version} cannot be loaded"
-        row = replace(champion, version=version, bundle_hash=bundle_hash, reason=reason, previous_version=None)
-        try:
-            live = self._opened(row)
-        except Exception as err:
-            log.warning("previous model not loaded", version=version, error=str(err))
-            return None
-        return replace(live, champion=replace(row, kind=live.model.kind))
-
-    def _why_no_champion(self) -> str:
-        why = "no model is promoted yet"
-        for job in self._state.jobs(limit=1):
-            if job.state in (JobState.QUEUED, JobState.RUNNING):
-                return f"{why}; job {job.job_id} trains the first one ({job.step or job.state}, {job.progress:.0%})"
-            ended = f"{job.state}: {job.error or 'no candidate was good enough'}"
-            return f"{why}; job {job.job_id} ended {ended}. Mend that and POST /retrain"
-        return f"{why}; POST /retrain trains the first one"
+    def _follow(self, published: Published) -> None:
+        champion, live = published.champion, self._live
+        self._followed, self._retry_at = published, None
+        if champion is not None and (live is None or live.champion != champion or live.sha256 != published.sha256):
+            try:
+                model = opened(self._shared, champion.bundle_hash, published.sha256)
+            except MsoError as err:
+                self._retry_at = self._clock.now() + RETRY_BROKEN
+                still = f"; version {live.version} still answers" if live else ""
+                raise type(err)(f"version {champion.version} cannot be loaded: {err}{still}") from err
+            self._live = LiveModel(champion, model, published.sha256, published.card, self._clock.now())
+            self.swaps += 1
+            log.info("model loaded", version=champion.version, kind=champion.kind, token=champion.token)
+        self.reason = published.note
 
     # --- predict
 
-    def batch(self, request_id: str) -> Batch:
-        """What one request needs to predict; NoModel when there is nothing to do it with."""
-        return Batch(self.live(), request_id, self._spool, self._clock, self._api)
+    def new_id(self) -> str:
+        """An id for a request, which no other request of any process has."""
+        self._process = self._process or secrets.token_hex(12)  # not earlier: processes are forked
+        return f"{self._process}{next(self._requests):x}"
 
-    # --- what was said
+    @staticmethod
+    def repeated_id(repeats: str) -> str:
+        """The same id for the same caller, path and key: a request that is sent again is logged once.
+
+        >>> PredictionHandler.repeated_id("shop /predict 7") == PredictionHandler.repeated_id("shop /predict 7")
+        True
+        """
+        return f"{REPEATED}{blake2b(repeats.encode(), digest_size=16).hexdigest()}"
+
+    def batch(self, request_id: str, prefix: str, app_of: Callable[[str | None], str | None] | None = None) -> Batch:
+        """What one request needs to predict; the ids of its predictions begin with `prefix`. `app_of` gives the
+        app that a review is logged with, where not every app is the caller's. NoModel when there is no model."""
+        return Batch(self.live(), request_id, prefix, self, app_of)
+
+    def keep(self, answered: Answered) -> None:
+        """Put answered predictions into the spool; StoreError when that cannot be, unless they may be shed."""
+        try:
+            self._spool.append(packed(answered), len(answered.labels))
+        except StoreError:
+            if self._api.spool_full == "refuse":
+                raise
+            self.shed += len(answered.labels)
+
+    def sync(self) -> None:
+        """Wait until what was kept survives a power loss, where the settings ask for that."""
+        if self._api.durability == "disk":
+            self._spool.sync()
+
+    def fault(self, text: str) -> str | None:
+        """Why a text gets no prediction; None for one that does."""
+        return text_fault(text, self._api.max_text_chars)
+
+    def now(self) -> datetime:
+        return self._clock.now()
 
     def spool_depth(self) -> int:
         """How many predictions wait for their table, about."""
         return self._spool.depth()
 
-    def drain(self) -> int:
-        """Move what waits in the spool into the predictions table; how many rows that were.
+    def spool_bytes(self) -> int:
+        """How much disk they take."""
+        return self._spool.size()
 
-        Raises StoreError when the table's store is away: what is left waits for the next drain.
-        """
-        moved = 0
-        with self._draining:
-            try:
-                for segment in self._spool.drain():
-                    rows = predictions_table(segment.records)
-                    if self._tables.append(PREDICTIONS_TABLE, rows, key=segment.key):
-                        moved += rows.num_rows
-                        self._appends += 1
-                    self._spool.forget(segment)
-                if self._appends >= COMPACT_EVERY:
-                    self._tables.compact(PREDICTIONS_TABLE)
-                    self._appends = 0
-            except StoreError as err:
-                self.drain_fault = str(err)
-                raise
-            self.drain_fault = ""
-        if moved:
-            log.info("drained", rows=moved)
-        return moved
+    def rotate(self, seconds: float) -> None:
+        """Hand predictions over to the keeper that have waited for so long."""
+        self._spool.rotate(seconds)
+
+    def close(self) -> None:
+        """Hand all of them over; the process ends."""
+        self._spool.close()
 
 
 class Batch:
     """One request's predictions, in one or many parts: one model answers all of them."""
 
-    def __init__(self, live: LiveModel, request_id: str, spool: Spool, clock: Clock, api: Api) -> None:
+    __slots__ = ("_app_of", "_handler", "_next", "live", "prefix", "request_id")
+
+    def __init__(
+        self,
+        live: LiveModel,
+        request_id: str,
+        prefix: str,
+        handler: PredictionHandler,
+        app_of: Callable[[str | None], str | None] | None,
+    ) -> None:
         self.live = live
-        self._request_id = request_id
-        self._spool = spool
-        self._clock = clock
-        self._max_chars = api.max_text_chars
-        self._logged_text = LOGGED_TEXT[api.log_text]
-        self._id = uuid.uuid4().hex  # not the request's id, which the caller may choose
-        self._numbers = itertools.count(1)
+        self.request_id = request_id
+        self.prefix = prefix
+        """A prediction's id is this, a dash and its number in the request."""
+        self._handler = handler
+        self._app_of = app_of
+        self._next = 1
+
+    def allowed(self, reviews: Sequence[Review]) -> Sequence[Review]:
+        """The reviews with the apps they are logged with; whoever asks for another one's app is refused."""
+        if (app_of := self._app_of) is None:
+            return reviews
+        return [msgspec.structs.replace(review, app=app_of(review.app)) for review in reviews]
 
     def predict(self, reviews: Sequence[Review]) -> list[Answer]:
         """An answer for each review, in order. All predictions are in the spool when this returns;
         StoreError when they cannot be kept there."""
-        faults = [text_fault(review.text, self._max_chars) for review in reviews]
+        reviews = self.allowed(reviews)
+        faults = [self._handler.fault(review.text) for review in reviews]
         good = [review for review, fault in zip(reviews, faults, strict=True) if fault is None]
-        texts, ratings = [review.text for review in good], [review.rating for review in good]
-        predictions = self.live.model.predict(texts, ratings) if good else []
-        now = self._clock.now()
-        records = [self._record(review, prediction, now) for review, prediction in zip(good, predictions, strict=True)]
-        if records:
-            self._spool.append(records)
-        found = zip(records, predictions, strict=True)
-        answers = (Answer(record.review_id, record.prediction_id, prediction) for record, prediction in found)
+        answers = iter(self._answers(good))
+        self._handler.sync()
         return [
             next(answers) if fault is None else Answer(review.review_id, fault=fault)
             for review, fault in zip(reviews, faults, strict=True)
         ]
 
-    def _record(self, review: Review, prediction: Prediction, now: datetime) -> PredictionRecord:
-        return PredictionRecord(
-            prediction_id=f"{self._id}-{next(self._numbers)}",
-            request_id=self._request_id,
-            review_id=review.review_id or f"text-{text_hash(review.text)}",
-            event_time=review.submitted_at or now,
-            received_at=now,
-            model_version=self.live.version,
-            label=prediction.label,
-            probabilities=prediction.probabilities,
-            app=review.app,
-            version=review.version,
-            language=review.language,
-            text=self._logged_text(review.text),
+    def _answers(self, reviews: Sequence[Review]) -> list[Answer]:
+        if not reviews:
+            return []
+        scored = self.live.model.scored([review.text for review in reviews])
+        first = self.keep(reviews, scored.labels.tobytes(), scored.probabilities.tobytes())
+        return [
+            Answer(
+                review.review_id,
+                f"{self.prefix}-{number}",
+                Prediction(LABELS[label], row[label], (row[0], row[1], row[2])),
+            )
+            for number, (review, label, row) in enumerate(
+                zip(reviews, scored.labels.tolist(), scored.probabilities.tolist(), strict=True), first
+            )
+        ]
+
+    def keep(self, reviews: Sequence[Review], labels: bytes, probabilities: bytes) -> int:
+        """Put predictions of these reviews into the spool: labels (n,) as bytes, probabilities (n, 3) as
+        doubles. The number of the first one; StoreError when they cannot be kept."""
+        first, handler = self._next, self._handler
+        handler.keep(
+            Answered(
+                self.request_id, self.prefix, first, handler.now(), self.live.version, reviews, labels, probabilities
+            )
         )
+        self._next += len(labels)
+        return first
+
+
+def opened(live: Live, bundle_hash: str, expected: str = "") -> CompiledModel:
+    """The compiled form of a bundle, if its hash is the expected one; NotFound, or BundleError when it is not sound."""
+    compiled = live.compiled(bundle_hash)
+    if expected and (found := sha256(compiled).hexdigest()) != expected:
+        raise BundleError(f"the compiled model of bundle {bundle_hash[:12]} was changed: it has the hash {found[:12]}")
+    return CompiledModel.of(compiled)

@@ -25,10 +25,19 @@ import mobile_sentiment_ops
 from mobile_sentiment_ops.app.bodies import read_json
 from mobile_sentiment_ops.app.edge import too_large
 from mobile_sentiment_ops.app.openapi import DOCUMENTED
-from mobile_sentiment_ops.app.parts import Parts, answers_of, as_json, media_type, parts_of, read_as, unsupported
-from mobile_sentiment_ops.app.prediction import Answer, Batch, LiveModel, Review
+from mobile_sentiment_ops.app.parts import (
+    Parts,
+    answers_of,
+    as_json,
+    batch_of,
+    media_type,
+    parts_of,
+    read_as,
+    unsupported,
+)
+from mobile_sentiment_ops.app.prediction import Answer, Batch, LiveModel
 from mobile_sentiment_ops.app.problems import Problem
-from mobile_sentiment_ops.data.predictions import text_fault
+from mobile_sentiment_ops.data.predictions import Review, text_fault
 from mobile_sentiment_ops.types import LABELS, Prediction
 
 routes = APIRouter()
@@ -98,7 +107,7 @@ async def infer(request: Request) -> Response:
     text, so one that cannot be judged refuses the request and is named.
     """
     parts = parts_of(request)
-    batch = parts.predictions.batch(request.state.request_id)
+    batch = batch_of(request)
     name, _ = _found(request, batch.live)
     body = await _body(request)
     return await to_thread.run_sync(_infer, parts, batch, name, body, request.headers.get(HEAD_BYTES))
@@ -258,11 +267,10 @@ async def invocations(request: Request) -> Response:
     parts, kind = parts_of(request), media_type(request)
     if kind not in ("application/json", "text/csv"):
         raise unsupported(kind, "application/json or text/csv")
-    return await to_thread.run_sync(_invocations, parts, request.state.request_id, kind, await _body(request))
+    return await to_thread.run_sync(_invocations, parts, batch_of(request), kind, await _body(request))
 
 
-def _invocations(parts: Parts, request_id: str, kind: str, body: bytes) -> Response:
-    batch = parts.predictions.batch(request_id)
+def _invocations(parts: Parts, batch: Batch, kind: str, body: bytes) -> Response:
     rows = _csv_rows(body) if kind == "text/csv" else frame_rows(read_json(body))
     if len(rows) > (limit := parts.platform.settings.api.max_json_rows):
         raise Problem(413, f"the frame has {len(rows):,} rows, expected at most {limit:,}; send them in parts")

@@ -27,8 +27,8 @@ import structlog
 
 from mobile_sentiment_ops.app.comparison import baseline, judge
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
-from mobile_sentiment_ops.app.long_work import LEASE_SECONDS, alone, close_lost_jobs, sigterm_raises
-from mobile_sentiment_ops.app.model_files import open_bundle
+from mobile_sentiment_ops.app.long_work import LEASE_SECONDS, alone, close_lost_jobs, schedule_retrain, sigterm_raises
+from mobile_sentiment_ops.app.model_files import compiled_form, open_bundle
 from mobile_sentiment_ops.data.dataset import Dataset, further_rows, read_manifest
 from mobile_sentiment_ops.errors import BundleError, Busy, ModelError, NoModel, NotFound, StaleToken, StoreError
 from mobile_sentiment_ops.models.evaluation import evaluate
@@ -37,7 +37,7 @@ from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.models.plots import evaluation_artifacts
 from mobile_sentiment_ops.models.rows import Parameters
 from mobile_sentiment_ops.models.training import go_on, train
-from mobile_sentiment_ops.ports import Bundles, Clock, Launcher, Registry, State, TrainingRun
+from mobile_sentiment_ops.ports import Bundles, Clock, Launcher, Live, Registry, State, TrainingRun
 from mobile_sentiment_ops.registry.behaviour import load_suite
 from mobile_sentiment_ops.registry.bundle import Bundle, pack_bundle
 from mobile_sentiment_ops.registry.cards import DATA, README, data_card, describe_run, model_card
@@ -104,6 +104,7 @@ class MLOpsHandler:
         registry: Registry,
         state: State,
         bundles: Bundles,
+        live: Live,
         launcher: Launcher,
         clock: Clock,
         training: Training,
@@ -116,6 +117,7 @@ class MLOpsHandler:
         self._registry = registry
         self._state = state
         self._bundles = bundles
+        self._live = live
         self._launcher = launcher
         self._clock = clock
         self._training = training
@@ -174,17 +176,7 @@ class MLOpsHandler:
 
     def schedule_retrain(self, kinds: Sequence[str] | None = None) -> Job:
         """A job that trains in a process of its own; the one that is already on its way, if any."""
-        for name in kinds or ():
-            kind_named(name)
-        close_lost_jobs(self._state, self._launcher, self._clock)
-        job, created = self._state.submit("retrain")
-        if not created:
-            return job
-        try:
-            return self._state.update_job(job.job_id, pid=self._launcher.start(job.job_id, tuple(kinds or ())))
-        except StoreError as err:
-            self._state.update_job(job.job_id, state=JobState.FAILED, error=str(err))
-            raise
+        return schedule_retrain(self._state, self._launcher, self._clock, kinds)
 
     def cancel_job(self, job_id: str) -> Job:
         """End a job and its process; one that has ended stays as it ended."""
@@ -262,6 +254,8 @@ class MLOpsHandler:
         decision = Decision("verdict", version.version, "gate", verdict.summary, figures)
         if promoted:
             token = champion.token if champion else 0
+            texts = dataset.test["review_text"].to_list()
+            self._live.keep(version.bundle_hash, compiled_form(candidate.model, version.bundle_hash, texts))
             champion = self._state.change_champion(
                 version, replace(decision, action="promote"), expected_token=token, fence=lease
             )
@@ -418,7 +412,7 @@ class MLOpsHandler:
             raise ModelError(f"version {version} cannot be promoted: {baseline(kind)}")
         if len(decided) < 2:
             raise ModelError(f"version {version} cannot be promoted: it gave every test row the label {decided}")
-        check_model(bundle.model)
+        self._live.keep(known[version].bundle_hash, compiled_form(bundle.model, known[version].bundle_hash))
         agreed = self._verdict_on(known[version])["verdict"] == Outcome.PROMOTE
         return self._override("promote" if agreed else "override", known[version], actor, reason)
 
@@ -442,6 +436,7 @@ class MLOpsHandler:
         if bundle_hash is None:
             raise NotFound(f"version {version} answered before, and MLflow has it no more; `mso promote` another one")
         bundle = open_bundle(self._bundles, self._registry, version, str(bundle_hash))
+        self._live.keep(str(bundle_hash), compiled_form(bundle.model, str(bundle_hash)))
         previous = ModelVersion(
             version=version,
             kind=bundle.model.kind,

@@ -53,13 +53,14 @@ class Session:
         self.debug = found.settings.logs.level == "debug"
         return found
 
-    def platform(self, *, story: bool = False, log: TextIO | None = None) -> Platform:
+    def platform(self, *, story: bool = False, log: TextIO | None = None, **more: object) -> Platform:
         """The platform, with logs as the settings say, on stderr or into `log`. A command that tells how
-        it goes by itself leaves the `story` out: only warnings are logged, unless a level was set."""
+        it goes by itself leaves the `story` out: only warnings are logged, unless a level was set. `more` as
+        `settings` takes them."""
         from mobile_sentiment_ops.bootstrap import Platform
         from mobile_sentiment_ops.logs import configure_logs
 
-        found = self.settings()
+        found = self.settings(**more)
         logs = found.settings.logs
         if not story and log is None and "logs.level" not in found.sources:
             logs = logs.model_copy(update={"level": "warning"})

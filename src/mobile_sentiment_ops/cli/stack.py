@@ -72,16 +72,23 @@ def serve(
     train: Annotated[
         bool, typer.Option("--train/--no-train", help="Train a model when there is none to serve.")
     ] = True,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes that answer; else the setting api.workers.")
+    ] = None,
 ) -> None:
     """Answer over HTTP until Ctrl-C, with the champion.
 
     \b
     mso serve
+    mso serve --workers 2
     mso --set api.port=5002 serve --no-train
     """
-    from mobile_sentiment_ops.app import ml_server
+    import os
 
-    ml_server.serve(session_of(context).platform(story=True), train_if_missing=train)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: its idle threads would not survive a fork
+    from mobile_sentiment_ops.app.workers import serve as serve_with
+
+    serve_with(session_of(context).platform(story=True, api__workers=workers), train_if_missing=train)
 
 
 @config.command("show")

@@ -1,0 +1,186 @@
+"""What one process does for all that answer: it says which model is live and takes their predictions away.
+
+follow   compile the champion where its compiled form is missing, check it against the trained model, publish it
+drain    predictions from every spool into their table, those of ended processes too
+report   tell the others how MLflow, the table and the bucket are
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import structlog
+
+from mobile_sentiment_ops.app.model_files import compiled_form, open_bundle
+from mobile_sentiment_ops.app.prediction import REPEATED, opened
+from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, predictions_table
+from mobile_sentiment_ops.errors import BundleError, ModelError, NotFound, StoreError
+from mobile_sentiment_ops.models.compiled import check_compiled
+from mobile_sentiment_ops.ports import Bundles, Clock, KeeperReport, Live, Published, Registry, Spool, State, Tables
+from mobile_sentiment_ops.registry.checks import PROBES
+from mobile_sentiment_ops.settings import Api
+from mobile_sentiment_ops.types import Champion, JobState
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = structlog.get_logger()
+
+RETRY_BROKEN = timedelta(seconds=10)
+COMPACT_EVERY = 100
+REPEATED_WITHIN = timedelta(hours=1)
+"""So long after its first try a repeated request is known as one."""
+
+
+class Keeper:
+    """The keeper over the ports it is given; every method may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        bundles: Bundles,
+        registry: Registry,
+        live: Live,
+        spool: Spool,
+        tables: Tables,
+        clock: Clock,
+        api: Api,
+    ) -> None:
+        self._state = state
+        self._bundles = bundles
+        self._registry = registry
+        self._live = live
+        self._spool = spool
+        self._tables = tables
+        self._clock = clock
+        self._api = api
+        self._following = threading.Lock()
+        self._draining = threading.Lock()
+        self._published: Published | None = None
+        self._broken: tuple[int, datetime] | None = (
+            None  # the token of such a champion, and until when it is left alone
+        )
+        self._appends = 0
+        self.drain_fault = ""
+        """Why predictions wait in the spool; empty when they do not."""
+
+    # --- who answers
+
+    def follow(self) -> Published:
+        """Publish the champion if it is another one, or why there is none; a champion that cannot be served is
+        tried again every ten seconds and leaves the one before in its place."""
+        with self._following:
+            found = self._to_publish()
+            if found != self._published:
+                self._live.publish(found)
+                if found.note:
+                    log.warning("champion not published", reason=found.note)
+                self._published = found
+            return found
+
+    def _to_publish(self) -> Published:
+        before = self._published or Published(None)
+        try:
+            champion = self._state.champion()
+        except StoreError as err:
+            return replace(before, note=str(err))
+        if champion is None:
+            return Published(None, self._why_no_champion())
+        if before.champion == champion:
+            return replace(before, note="")
+        if self._broken is not None and self._broken[0] == champion.token and self._clock.now() < self._broken[1]:
+            return before
+        try:
+            return self._servable(champion)
+        except Exception as err:
+            self._broken = (champion.token, self._clock.now() + RETRY_BROKEN)
+            stays = before if before.champion else self._stand_in(champion)
+            still = f"; version {stays.champion.version} still answers" if stays.champion else ""
+            return replace(stays, note=f"version {champion.version}, the champion, cannot be loaded: {err}{still}")
+
+    def _servable(self, champion: Champion) -> Published:
+        """The champion with its compiled form, which answers as the trained model does."""
+        bundle = open_bundle(self._bundles, self._registry, champion.version, champion.bundle_hash)
+        try:
+            check_compiled(opened(self._live, champion.bundle_hash), bundle.model, PROBES)
+        except (NotFound, BundleError, ModelError, StoreError) as err:
+            log.info("compiling", version=champion.version, why=str(err))
+            self._live.keep(champion.bundle_hash, compiled_form(bundle.model, champion.bundle_hash))
+        digest = sha256(self._live.compiled(champion.bundle_hash)).hexdigest()
+        return Published(champion, "", digest, bundle.card)
+
+    def _stand_in(self, champion: Champion) -> Published:
+        """The model before the champion, for a server that starts while the champion cannot be opened."""
+        version, bundle_hash = champion.previous_version, champion.previous_bundle_hash
+        if version is None or bundle_hash is None:
+            return Published(None)
+        reason = f"it answers while version {champion.version} cannot be loaded"
+        row = replace(champion, version=version, bundle_hash=bundle_hash, reason=reason, previous_version=None)
+        try:
+            found = self._servable(row)
+        except Exception as err:
+            log.warning("previous model not loaded", version=version, error=str(err))
+            return Published(None)
+        return replace(found, champion=replace(row, kind=str(found.card.get("kind", row.kind))))
+
+    def _why_no_champion(self) -> str:
+        why = "no model is promoted yet"
+        for job in self._state.jobs(limit=1):
+            if job.state in (JobState.QUEUED, JobState.RUNNING):
+                return f"{why}; job {job.job_id} trains the first one ({job.step or job.state}, {job.progress:.0%})"
+            ended = f"{job.state}: {job.error or 'no candidate was good enough'}"
+            return f"{why}; job {job.job_id} ended {ended}. Mend that and POST /retrain"
+        return f"{why}; POST /retrain trains the first one"
+
+    # --- what was said
+
+    def depth(self) -> int:
+        """How many predictions wait for their table, about."""
+        return self._spool.depth()
+
+    def drain(self) -> int:
+        """Move what waits in the spool into the predictions table; how many rows that were.
+
+        Raises StoreError when the table's store is away: what is left waits for the next drain.
+        """
+        moved = 0
+        with self._draining:
+            try:
+                for segment in self._spool.drain():
+                    rows = self._new(predictions_table(segment.payloads, self._api.log_text))
+                    if self._tables.append(PREDICTIONS_TABLE, rows, key=segment.key):
+                        moved += rows.num_rows
+                        self._appends += 1
+                    self._spool.forget(segment)
+                if self._appends >= COMPACT_EVERY:
+                    self._tables.compact(PREDICTIONS_TABLE)
+                    self._appends = 0
+            except StoreError as err:
+                self.drain_fault = str(err)
+                raise
+            self.drain_fault = ""
+        if moved:
+            log.info("drained", rows=moved)
+        return moved
+
+    def _new(self, rows: pa.Table) -> pa.Table:
+        """The rows without those that the table has from an earlier try of the same request."""
+        import pyarrow.compute as pc
+
+        repeatable = pc.starts_with(rows["prediction_id"], REPEATED)
+        if not pc.any(repeatable).as_py():
+            return rows
+        since = pc.min(rows["received_at"]).as_py() - REPEATED_WITHIN
+        known = self._tables.read(PREDICTIONS_TABLE, ["prediction_id"], since=("received_at", since))
+        if not known.num_rows:
+            return rows
+        return rows.filter(pc.invert(pc.is_in(rows["prediction_id"], known["prediction_id"])))
+
+    def report(self, *, mlflow: str, bucket: str) -> None:
+        """Tell the processes that answer how the keeper is."""
+        self._live.report(KeeperReport(self._clock.now(), mlflow, self.drain_fault or "ok", bucket or "ok"))
