@@ -74,14 +74,14 @@ class Judge:
         wrong = np.zeros(len(texts), bool)
         wrong[list(found)] = True
         scored = self.model.scored(_without(texts, wrong) if found else texts)
-        of_label = scored.probabilities[np.arange(len(texts)), scored.labels]
-        numbers = np.column_stack([of_label, scored.probabilities]).T.astype(np.float32)
+        single = np.ascontiguousarray(scored.probabilities.T, np.float32)
+        of_label = single[scored.labels, np.arange(len(texts))]
         reasons = {reason: at for at, reason in enumerate(dict.fromkeys(found.values()))}
         which = np.zeros(len(texts), np.int32)
         which[list(found)] = [reasons[reason] for reason in found.values()]
         columns = [
             _named(scored.labels.astype(np.int32), LABELS, wrong),
-            *(_array(number, pa.float32(), wrong) for number in numbers),
+            *(_array(number, pa.float32(), wrong) for number in (of_label, *single)),
             _named(np.zeros(len(texts), np.int32), [self.version]),
             _named(which, list(reasons), ~wrong),
         ]
