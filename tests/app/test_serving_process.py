@@ -141,8 +141,9 @@ async def ask(app, path, body, kind):
     async def send(message):
         answers.append(message)
     headers = [(b"host", b"localhost"), (b"content-type", kind)]
-    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
-             "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "headers": headers}
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "POST",
+             "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
+             "headers": headers}
     await app(scope, receive, send)
     return answers[0]["status"]
 

@@ -65,7 +65,7 @@ def serve(platform: Platform, *, train_if_missing: bool = True) -> None:
         family.add(f"worker {slot}", lambda slot=slot: _work(platform, listener, shared, slot))  # type: ignore[misc]
     family.add("keeper", lambda: _keep(platform, listener, train_if_missing=train_if_missing))
     log.info("listening", host=api.host, port=api.port, workers=api.workers)
-    family.live()
+    family.live(at_the_end=listener.close)
 
 
 def _listen(api: Api) -> socket.socket:
@@ -116,8 +116,8 @@ class _Family:
         """One more child; the last one is ended after the others."""
         self._children.append(_Child(name, run))
 
-    def live(self) -> None:
-        """Run until SIGTERM or SIGINT."""
+    def live(self, at_the_end: Callable[[], None]) -> None:
+        """Run until SIGTERM or SIGINT; what is to be done `at_the_end` is done before the children end."""
         for sign in (signal.SIGTERM, signal.SIGINT):
             signal.signal(sign, self._tell)
         while not self._told:
@@ -126,6 +126,7 @@ class _Family:
                     self._start(child)
             time.sleep(LOOK_SECONDS)
             self._bury()
+        at_the_end()
         workers, keeper = self._children[:-1], self._children[-1:]
         self._end(workers, signal.SIGTERM, FAREWELL_SECONDS + DRAIN_SECONDS)
         self._end(keeper, signal.SIGUSR1, KEEPER_SECONDS)
@@ -203,13 +204,30 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
+        await self._accept_the_last(sockets or [])
         self._app.closing = True
         deadline = time.monotonic() + FAREWELL_SECONDS
         while self.server_state.connections and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         await super().shutdown(sockets)
+
+    async def _accept_the_last(self, sockets: list[socket.socket]) -> None:
+        """Stop listening, after taking the connections that are made already: closing would reset them."""
+        loop, waiting = asyncio.get_running_loop(), []
+        for listener in sockets:
+            with suppress(BlockingIOError):
+                while True:
+                    waiting.append(listener.accept()[0])
+        for server in self.servers:
+            server.close()
+        for listener in sockets:
+            listener.close()
+        for connection in waiting:
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        made = self.config.http_protocol_class
+        return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)  # type: ignore[call-arg]
 
 
 def _work(platform: Platform, listener: socket.socket, shared: Shared, slot: int) -> None:
