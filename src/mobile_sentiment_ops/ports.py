@@ -12,8 +12,8 @@
     Keys       the API keys, as hashes
     Launcher   a process of its own for long work
 
-Each has an adapter in `adapters/memory.py` beside the real one; `tests/contracts` runs the same
-suite on both. Only `bootstrap.py` chooses.
+Those that need a server or much time have an adapter in `adapters/memory.py` beside the real one;
+`tests/contracts` runs the same suite on both. Only `bootstrap.py` chooses.
 """
 
 from __future__ import annotations
@@ -323,6 +323,9 @@ class Spool(Protocol):
 
     def forget(self, segment: Segment) -> None:
         """Delete a segment whose rows are safe elsewhere; harmless twice."""
+
+    def set_aside(self, segment: Segment) -> None:
+        """Keep a segment that cannot be read where no drain finds it."""
 
     def rotate(self, seconds: float) -> None:
         """Finish this process's open segment when it was begun so long ago, so that others may drain it."""

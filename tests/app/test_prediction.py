@@ -6,11 +6,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from mobile_sentiment_ops.adapters.memory import MemoryPorts, MemorySpool, MemoryState, MemoryTables
+from mobile_sentiment_ops.adapters.memory import MemoryPorts, MemoryState, MemoryTables
+from mobile_sentiment_ops.adapters.spool import FileSpool
 from mobile_sentiment_ops.app.keeper import COMPACT_EVERY
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, Review, prediction_schema, text_hash
 from mobile_sentiment_ops.errors import NoModel, StoreError, Unavailable
@@ -282,13 +284,15 @@ def test_ids_are_unique_however_many_ask_at_once(memory: MemoryPorts, serving: S
     assert {row["prediction_id"] for row in logged(memory)} == set(ids)
 
 
-class FullSpool(MemorySpool):
+class FullSpool(FileSpool):
     def append(self, payload: bytes, count: int) -> None:
         raise StoreError("no space left for the spool")
 
 
-def test_what_cannot_be_kept_is_not_answered(memory: MemoryPorts, promote: Promote, serve: Serve) -> None:
-    memory.spool = FullSpool()
+def test_what_cannot_be_kept_is_not_answered(
+    memory: MemoryPorts, promote: Promote, serve: Serve, tmp_path: Path
+) -> None:
+    memory.spool = FullSpool(tmp_path)
     promote(memory)
     serving = serve(memory)
     serving.follow()

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mobile_sentiment_ops.adapters.memory import MemorySpool
 from mobile_sentiment_ops.adapters.spool import FileSpool
 from mobile_sentiment_ops.ports import Spool
 
 
-@pytest.fixture(params=["memory", "file"])
-def spool(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Spool]:
-    opened: Spool = MemorySpool() if request.param == "memory" else FileSpool(tmp_path / "spool")
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    opened: Spool = FileSpool(tmp_path / "spool")
     yield opened
     opened.close()
 

@@ -1,12 +1,15 @@
-"""Every port in memory: for tests and simulations. Each behaves as the real one does (the suites in
-tests/contracts run on both) and forgets everything with the process. Safe to share by threads."""
+"""Ports in memory, where the real ones need a server or much time: for tests and simulations. Each behaves as
+the real one does (the suites in tests/contracts run on both) and forgets everything with the process. Safe to
+share by threads."""
 
 from __future__ import annotations
 
 import secrets
+import shutil
+import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -17,12 +20,17 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
 
+from mobile_sentiment_ops.adapters.bundles import FolderBundles
+from mobile_sentiment_ops.adapters.datasets import FolderDatasets
 from mobile_sentiment_ops.adapters.files import FsspecFiles
+from mobile_sentiment_ops.adapters.keys import FileKeys
+from mobile_sentiment_ops.adapters.live import FolderLive
+from mobile_sentiment_ops.adapters.spool import FileSpool
 from mobile_sentiment_ops.adapters.state_sql import SqlState
 from mobile_sentiment_ops.data.arrow import choice, fit_schema
 from mobile_sentiment_ops.errors import NotFound, Unavailable
-from mobile_sentiment_ops.ports import Clock, KeeperReport, Published, Segment, TrainingRun, Which
-from mobile_sentiment_ops.types import ApiKey, ModelVersion
+from mobile_sentiment_ops.ports import Clock, TrainingRun, Which
+from mobile_sentiment_ops.types import ModelVersion
 
 BATCH_ROWS = 65_536
 
@@ -85,47 +93,6 @@ class MemoryTables:
 
     def compact(self, table: str) -> None:
         """Nothing to merge: memory has no files."""
-
-
-class MemoryBundles:
-    """Bundles in a dictionary; none has a folder."""
-
-    def __init__(self) -> None:
-        self._bundles: dict[str, dict[str, bytes]] = {}
-
-    def put(self, files: Mapping[str, bytes], bundle_hash: str) -> None:
-        self._bundles[bundle_hash] = dict(files)
-
-    def get(self, bundle_hash: str) -> dict[str, bytes]:
-        try:
-            return dict(self._bundles[bundle_hash])
-        except KeyError:
-            raise NotFound(f"there is no bundle {bundle_hash} here") from None
-
-    def path(self, bundle_hash: str) -> Path | None:  # noqa: ARG002 - the port names it
-        return None
-
-    def list(self) -> list[str]:
-        return sorted(self._bundles)
-
-
-class MemoryDatasets:
-    """Manifests in a dictionary, in the order they came."""
-
-    def __init__(self) -> None:
-        self._manifests: dict[str, bytes] = {}
-
-    def put(self, fingerprint: str, manifest: bytes) -> None:
-        self._manifests.setdefault(fingerprint, bytes(manifest))
-
-    def get(self, fingerprint: str) -> bytes:
-        found = [name for name in self._manifests if fingerprint and name.startswith(fingerprint)]
-        if len(found) != 1:
-            raise NotFound(f"{len(found) or 'no'} datasets have a fingerprint that starts with {fingerprint!r}")
-        return self._manifests[found[0]]
-
-    def list(self) -> list[str]:
-        return list(self._manifests)
 
 
 class MemoryRegistry:
@@ -216,110 +183,6 @@ class MemoryState(SqlState):
             yield connection
 
 
-class MemorySpool:
-    """Payloads wait in a list; a drain closes what came since the last one."""
-
-    def __init__(self, writer: str = "memory") -> None:
-        self._writer = writer
-        self._lock = threading.Lock()
-        self._number = 0
-        self._opened_at = 0.0
-        self._open: list[bytes] = []
-        self._closed: dict[tuple[str, int], Segment] = {}
-        self._counts = [0]  # predictions by the number of their segment; the last is the open one's
-
-    def append(self, payload: bytes, count: int) -> None:
-        with self._lock:
-            self._opened_at = self._opened_at if self._open else time.monotonic()
-            self._open.append(payload)
-            self._counts[-1] += count
-
-    def sync(self) -> None:
-        """Nothing is on a disk."""
-
-    def drain(self) -> Iterator[Segment]:
-        self.close()
-        with self._lock:
-            closed = list(self._closed.values())
-        yield from closed
-
-    def forget(self, segment: Segment) -> None:
-        with self._lock:
-            if self._closed.pop(segment.key, None):
-                self._counts[segment.key[1]] = 0
-
-    def rotate(self, seconds: float) -> None:
-        if time.monotonic() - self._opened_at >= seconds:
-            self.close()
-
-    def depth(self) -> int:
-        with self._lock:
-            return sum(self._counts)
-
-    def size(self) -> int:
-        with self._lock:
-            closed = (payload for segment in self._closed.values() for payload in segment.payloads)
-            return sum(map(len, (*closed, *self._open)))
-
-    def close(self) -> None:
-        with self._lock:
-            if self._open:
-                segment = Segment((self._writer, self._number), tuple(self._open))
-                self._closed[segment.key] = segment
-                self._number += 1
-                self._counts.append(0)
-                self._open = []
-
-
-class MemoryKeys:
-    """Keys in a tuple."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._keys: tuple[ApiKey, ...] = ()
-        self._changes = 0
-
-    def list(self) -> Sequence[ApiKey]:
-        return self._keys
-
-    def change(self, change: Callable[[Sequence[ApiKey]], Sequence[ApiKey]]) -> None:
-        with self._lock:
-            self._keys = tuple(change(self._keys))
-            self._changes += 1
-
-    def stamp(self) -> object:
-        return self._changes
-
-
-class MemoryLive:
-    """Compiled models and what is published, as values."""
-
-    def __init__(self) -> None:
-        self._models: dict[str, bytes] = {}
-        self._published: Published | None = None
-        self._report: KeeperReport | None = None
-
-    def keep(self, bundle_hash: str, compiled: bytes) -> None:
-        self._models[bundle_hash] = compiled
-
-    def compiled(self, bundle_hash: str) -> bytes:
-        if bundle_hash not in self._models:
-            raise NotFound(f"there is no compiled model {bundle_hash}")
-        return self._models[bundle_hash]
-
-    def publish(self, published: Published) -> None:
-        self._published = published
-
-    def published(self) -> Published | None:
-        return self._published
-
-    def report(self, report: KeeperReport) -> None:
-        self._report = report
-
-    def reported(self) -> KeeperReport | None:
-        return self._report
-
-
 @dataclass
 class MemoryLauncher:
     """Starts nothing: remembers what it was asked, as processes that run until `finish`."""
@@ -346,17 +209,20 @@ class MemoryLauncher:
 
 
 class MemoryPorts:
-    """All of them together, on one clock."""
+    """All of them together, on one clock. What needs no more than a folder is the real adapter over one that
+    goes with this object."""
 
     def __init__(self, clock: FixedClock) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="mso-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.clock = clock
         self.files = MemoryFiles()
         self.tables = MemoryTables()
-        self.bundles = MemoryBundles()
-        self.live = MemoryLive()
-        self.datasets = MemoryDatasets()
+        self.bundles = FolderBundles(folder / "bundles")
+        self.live = FolderLive(folder / "live")
+        self.datasets = FolderDatasets(folder / "datasets")
         self.registry = MemoryRegistry(clock)
         self.state = MemoryState(clock)
-        self.spool = MemorySpool()
-        self.keys = MemoryKeys()
+        self.spool = FileSpool(folder / "spool")
+        self.keys = FileKeys(folder / "keys.json")
         self.launcher = MemoryLauncher()

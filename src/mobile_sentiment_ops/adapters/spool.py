@@ -127,6 +127,11 @@ class FileSpool:
     def forget(self, segment: Segment) -> None:
         self._path(*segment.key).unlink(missing_ok=True)
 
+    def set_aside(self, segment: Segment) -> None:
+        path = self._path(*segment.key)
+        with suppress(FileNotFoundError):
+            path.rename(path.with_name(f"{path.name}.damaged"))
+
     def rotate(self, seconds: float) -> None:
         with self._lock:
             if self._room and time.monotonic() - self._opened_at >= seconds:
