@@ -48,16 +48,17 @@ def score(
     compiled = compile_model(bundle.model, "")
     judge = Judge(CompiledModel.of(compiled), version, platform.settings.api.max_text_chars)
     with Screen(stderr=True, quiet=True) as screen:
-        step = screen.step(f"scoring {source}")
+        step = screen.step("scoring")
         since: list[
             tuple[float, int, float]
         ] = []  # the first piece starts the clock: an earlier run may have done much
 
         def told(rows: int, share: float | None) -> None:
-            since.append((time.monotonic(), rows, share or 0.0)) if not since else None
+            if not since:
+                since.append((time.monotonic(), rows, share or 0.0))
             seconds, new, gain = time.monotonic() - since[0][0], rows - since[0][1], (share or 0.0) - since[0][2]
-            left = f", {seconds / gain * (1 - (share or 0.0)):.0f} s left" if gain > 0 else ""
-            step.at(f"{rows:,} reviews, {new / max(seconds, 1e-9):,.0f} a second{left}", share)
+            left = f"{share:.0%}, {seconds / gain * (1 - share):.0f} s left, " if share and gain > 0 else ""
+            step.at(f"{left}{new / max(seconds, 1e-9):,.0f}/s, {rows:,} reviews", share)
 
         found = score_source(
             opened,
