@@ -422,3 +422,11 @@ def test_a_compiled_form_that_answers_otherwise_is_made_anew(
     (answer,) = serving.ask("Love to cook with it")
     assert answer.prediction is not None
     assert answer.prediction.label is Label.POSITIVE
+
+
+def test_what_nobody_can_read_keeps_nothing_from_its_table(memory: MemoryPorts, serving: Serving) -> None:
+    memory.spool.append(b"\x93no answer", 1)
+    memory.spool.close()
+    serving.ask("Love it")
+    assert serving.keeper.drain() == 1
+    assert (serving.keeper.depth(), serving.keeper.drain_fault) == (0, "")

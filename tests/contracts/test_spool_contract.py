@@ -120,3 +120,13 @@ def test_threads_append_and_drain_at_once_without_a_loss(spool: Spool) -> None:
     drain()
     assert sorted(found) == sorted(f"{worker}-{number}" for worker in range(4) for number in range(200))
     assert spool.depth() == 0
+
+
+def test_a_segment_that_was_set_aside_is_in_nobodys_way(spool: Spool) -> None:
+    spool.append(b"odd", 1)
+    (segment,) = spool.drain()
+    spool.set_aside(segment)
+    spool.append(b"next", 1)
+    (left,) = spool.drain()
+    assert left.payloads == (b"next",)
+    assert spool.depth() == 1

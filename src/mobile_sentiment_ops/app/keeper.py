@@ -152,7 +152,13 @@ class Keeper:
         with self._draining:
             try:
                 for segment in self._spool.drain():
-                    rows = self._new(predictions_table(segment.payloads, self._api.log_text))
+                    try:
+                        rows = predictions_table(segment.payloads, self._api.log_text)
+                    except Exception:  # what cannot be read now cannot be read later, and others wait behind it
+                        log.exception("a segment of the spool is set aside", segment=segment.key)
+                        self._spool.set_aside(segment)
+                        continue
+                    rows = self._new(rows)
                     if self._tables.append(PREDICTIONS_TABLE, rows, key=segment.key):
                         moved += rows.num_rows
                         self._appends += 1
