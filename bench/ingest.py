@@ -71,13 +71,15 @@ def _csv_lines(rows: int) -> Iterator[str]:
 
 def _ingest(file: str, tables: str) -> dict[str, float]:
     from mobile_sentiment_ops.adapters.clock import SystemClock
-    from mobile_sentiment_ops.adapters.memory import MemoryDatasets, MemoryFiles
+    from mobile_sentiment_ops.adapters.datasets import FolderDatasets
+    from mobile_sentiment_ops.adapters.memory import MemoryFiles
     from mobile_sentiment_ops.adapters.tables import DeltaTables
     from mobile_sentiment_ops.app.data_pipeline import DataHandler
     from mobile_sentiment_ops.settings import Ingest
 
+    datasets = FolderDatasets(Path(tables) / "datasets")
     handler = DataHandler(
-        tables=DeltaTables(tables), files=MemoryFiles(), datasets=MemoryDatasets(), clock=SystemClock(), ingest=Ingest()
+        tables=DeltaTables(tables), files=MemoryFiles(), datasets=datasets, clock=SystemClock(), ingest=Ingest()
     )
     cpu = time.process_time()
     first = handler.ingest([file])

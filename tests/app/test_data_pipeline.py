@@ -12,7 +12,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryDatasets, MemoryFiles, MemoryTables
+from mobile_sentiment_ops.adapters.datasets import FolderDatasets
+from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryFiles, MemoryTables
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.data.reviews import REJECTS_TABLE, REVIEWS_TABLE, STORED_SCHEMA
 from mobile_sentiment_ops.errors import FormatTooNew, NotFound, StoreError, UnreadableFile
@@ -35,7 +36,7 @@ class World:
     clock: FixedClock
     tables: MemoryTables
     files: MemoryFiles
-    datasets: MemoryDatasets
+    datasets: FolderDatasets
     data: DataHandler
 
     def ingest(self, text: str, name: str = "reviews.csv", **more: object) -> IngestReport:
@@ -55,7 +56,7 @@ def make_world(tmp_path: Path, clock: FixedClock) -> Callable[..., World]:
         settings: Mapping[str, object] | None = None,
         open_url: Callable[[str], AbstractContextManager[BinaryIO]] | None = None,
     ) -> World:
-        tables, files, datasets = tables or MemoryTables(), MemoryFiles(), MemoryDatasets()
+        tables, files, datasets = tables or MemoryTables(), MemoryFiles(), FolderDatasets(tmp_path / "datasets")
         ingest = Ingest.model_validate(settings or {})
         handler = DataHandler(
             tables=tables, files=files, datasets=datasets, clock=clock, ingest=ingest, open_url=open_url

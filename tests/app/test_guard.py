@@ -18,7 +18,7 @@ from starlette.responses import Response
 from structlog.testing import capture_logs
 
 from mobile_sentiment_ops.adapters.keys import FileKeys
-from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryKeys, MemoryPorts
+from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryPorts
 from mobile_sentiment_ops.app.api_keys import add_key, new_key, revoke_key
 from mobile_sentiment_ops.app.guard import OPEN_PATHS, Caller, Guard, guard_notice, host_name, keys_required
 from mobile_sentiment_ops.app.problems import Problem
@@ -29,6 +29,7 @@ from mobile_sentiment_ops.types import Role
 
 HERE = {b"host": b"localhost:5001"}
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
+NO_KEYS = FileKeys(Path("nowhere/keys.json"))
 DAY = 86_400
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - a setting, nothing listens
 
@@ -132,7 +133,7 @@ def test_before_the_first_key_the_answer_and_the_start_say_how_to_make_one(door:
     assert "mso keys add NAME" in (guard_notice(here.api, here.keys) or "")
     here.key("shop")
     assert guard_notice(here.api, here.keys) is None
-    assert guard_notice(Api(), MemoryKeys()) is None
+    assert guard_notice(Api(), NO_KEYS) is None
 
 
 @pytest.mark.parametrize("path", sorted(OPEN_PATHS))
@@ -412,7 +413,7 @@ def test_a_key_may_send_two_seconds_worth_at_once_and_then_its_rate(door: Callab
 @given(rate=st.floats(0.001, 10_000), steps=st.lists(st.floats(0, 3), max_size=40))
 def test_no_more_than_the_rate_passes_and_whoever_waits_as_told_passes(rate: float, steps: list[float]) -> None:
     timer = Timer()
-    guard = Guard(Api(requests_per_second=rate), MemoryKeys(), clock=FixedClock(NOON), timer=timer)
+    guard = Guard(Api(requests_per_second=rate), NO_KEYS, clock=FixedClock(NOON), timer=timer)
     began = timer.now
     for passed, step in enumerate(steps, 1):
         timer.now += step
@@ -447,8 +448,8 @@ def test_more_keys_than_meters_share_them(memory: MemoryPorts) -> None:
 # --- whatever comes
 
 
-OPEN = Guard(Api(cors_origins=("https://shop.example",)), MemoryKeys(), clock=FixedClock(NOON))
-CLOSED = Guard(Api(host=EVERYWHERE, requests_per_second=1e6), MemoryKeys(), clock=FixedClock(NOON))
+OPEN = Guard(Api(cors_origins=("https://shop.example",)), NO_KEYS, clock=FixedClock(NOON))
+CLOSED = Guard(Api(host=EVERYWHERE, requests_per_second=1e6), NO_KEYS, clock=FixedClock(NOON))
 
 
 def verdict(guard: Guard, headers: dict[bytes, bytes], method: str = "GET", path: str = "/model") -> int:

@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from structlog.testing import capture_logs
 
-from mobile_sentiment_ops.adapters.memory import MemoryPorts, MemorySpool
+from mobile_sentiment_ops.adapters.memory import MemoryPorts
+from mobile_sentiment_ops.adapters.spool import FileSpool
 from mobile_sentiment_ops.app import hot
+from mobile_sentiment_ops.app.api_keys import new_key, with_key
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE
 from mobile_sentiment_ops.errors import StoreError
 from mobile_sentiment_ops.models.model import SentimentModel
@@ -373,14 +375,14 @@ def test_a_server_without_a_champion_asks_for_the_first_training_once(make_world
 
 
 def test_a_prediction_that_cannot_be_kept_is_not_given(
-    make_world: MakeWorld, memory: MemoryPorts, promote: Promote
+    make_world: MakeWorld, memory: MemoryPorts, promote: Promote, tmp_path: Path
 ) -> None:
-    class FullSpool(MemorySpool):
+    class FullSpool(FileSpool):
         def append(self, payload: bytes, count: int) -> None:
             raise StoreError("predictions cannot be kept in spool: No space left on device")
 
     promote(memory)
-    memory.spool = FullSpool()
+    memory.spool = FullSpool(tmp_path)
     world = make_world()
     for answer in (world.client.send_csv(HELLO), world.client.post("/predict_json", json={"text": "Love it"})):
         assert answer.status_code == 503
@@ -668,6 +670,85 @@ def test_the_first_page_shows_a_call_that_works(world: World) -> None:
     page = world.client.get("/")
     assert page.status_code == 200
     assert "Model version 1 (lr) answers." in page.text
+
+
+# --- who calls
+
+
+def test_each_route_asks_who_calls_and_lets_a_key_do_what_it_may(
+    make_world: MakeWorld, memory: MemoryPorts, promote: Promote
+) -> None:
+    promote(memory)
+    world = make_world({"api": {"require_keys": True, "cors_origins": ["https://shop.example"]}})
+    shown = {}
+    for name, role, apps in (("shop", "predict", ("lamp",)), ("ops", "operate", ())):
+        kept, shown[name] = new_key(name, role=role, apps=apps, now=memory.clock.now())
+        memory.keys.change(lambda keys, kept=kept: with_key(keys, kept, memory.clock.now()))
+    text, csv_file = {"json": {"text": "Love it"}}, {"files": {"file": HELLO}}
+    asked = (
+        *(("POST", "/predict_json", text), ("POST", "/predict", {"json": {"texts": ["ok"]}})),
+        *(("POST", "/predict", csv_file), ("POST", "/retrain", {}), ("GET", "/model", {}), ("GET", "/metrics", {})),
+        *(("POST", "/invocations", {"json": {"inputs": ["ok"]}}), ("POST", "/explain", text)),
+    )
+
+    def statuses(**headers: str) -> list[int]:
+        return [world.client.request(*call, **more, headers=headers).status_code for *call, more in asked]
+
+    assert statuses() == statuses(**{"X-API-Key": "mso_guessed"}) == [401] * len(asked)
+    assert statuses(**{"X-API-Key": shown["shop"]}) == [200, 200, 200, 403, 200, 200, 200, 200]
+    assert statuses(Authorization=f"Bearer {shown['ops']}") == [200, 200, 200, 202, 200, 200, 200, 200]
+    own = {"X-API-Key": shown["shop"]}
+    other = world.client.post("/predict", json={"reviews": [{"text": "ok", "app": "bank"}]}, headers=own)
+    assert (other.status_code, problem_of(other)["detail"]) == (
+        403,
+        "the key of shop is for reviews of lamp, and this one is of bank",
+    )
+    for path in ("/livez", "/readyz", "/healthcheck", "/ping"):
+        assert world.client.get(path).status_code == 200
+    world.stop()
+    apps = world.ports.tables.read(PREDICTIONS_TABLE)["app"].to_pylist()
+    assert apps.count("lamp") == 4  # of the shop's key alone
+
+
+def test_pages_of_other_sites_and_other_names_of_the_server_are_refused(
+    make_world: MakeWorld, memory: MemoryPorts, promote: Promote
+) -> None:
+    promote(memory)
+    world = make_world({"api": {"cors_origins": ["https://shop.example"]}})
+    for path, more in (("/predict_json", {"json": {"text": "Love it"}}), ("/retrain", {})):
+        foreign = world.client.post(path, headers={"Origin": "https://evil.example"}, **more)
+        assert foreign.status_code == 403
+        assert "access-control-allow-origin" not in foreign.headers
+        assert world.client.post(path, headers={"Host": "evil.example"}, **more).status_code == 421
+        friend = world.client.post(path, headers={"Origin": "https://shop.example"}, **more)
+        assert friend.status_code in (200, 202)
+        assert friend.headers["access-control-allow-origin"] == "https://shop.example"
+    asks = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    assert world.client.request("OPTIONS", "/predict_json", headers=asks).status_code == 204
+
+
+def test_who_asks_too_often_is_told_when_to_ask_again(
+    make_world: MakeWorld, memory: MemoryPorts, promote: Promote
+) -> None:
+    promote(memory)
+    world = make_world({"api": {"requests_per_second": 1}})
+    answers = [world.client.post("/predict_json", json={"text": "Love it"}) for _ in range(6)]
+    assert answers[0].status_code == 200
+    assert answers[-1].status_code == 429
+    assert int(answers[-1].headers["retry-after"]) >= 1
+    assert world.client.get("/readyz").status_code == 200
+
+
+def test_a_request_that_is_sent_again_is_logged_once(world: World) -> None:
+    again = {"Idempotency-Key": "the-same-1"}
+    ids = [world.client.post("/predict", json={"texts": ["ok", "Love it"]}, headers=again).json() for _ in range(2)]
+    first, second = ([one["prediction_id"] for one in found["predictions"]] for found in ids)
+    files = [world.client.post("/predict", files={"file": HELLO}, headers=again) for _ in range(2)]
+    assert first == second
+    assert rows_of(files[0]) == rows_of(files[1])
+    world.stop()
+    logged = world.ports.tables.read(PREDICTIONS_TABLE)["prediction_id"].to_pylist()
+    assert len(logged) == len(set(logged)) == 2 + len(rows_of(files[0])) - 1
 
 
 # --- many at once, and callers that leave

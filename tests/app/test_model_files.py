@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mobile_sentiment_ops.adapters.memory import MemoryBundles, MemoryPorts
+from mobile_sentiment_ops.adapters.bundles import FolderBundles
+from mobile_sentiment_ops.adapters.memory import MemoryPorts
 from mobile_sentiment_ops.app.model_files import open_bundle
 from mobile_sentiment_ops.disk import read_folder
 from mobile_sentiment_ops.errors import BundleError, NotFound, StoreError, Unavailable
@@ -62,7 +63,7 @@ def test_an_unknown_version_is_not_found(memory: MemoryPorts) -> None:
         open_bundle(memory.bundles, memory.registry, "1", HASH)
 
 
-class BrokenDisk(MemoryBundles):
+class BrokenDisk(FolderBundles):
     def put(self, files: Mapping[str, bytes], bundle_hash: str) -> None:
         raise StoreError("no space left")
 
@@ -70,5 +71,5 @@ class BrokenDisk(MemoryBundles):
         raise StoreError("cannot be read")
 
 
-def test_a_local_disk_that_fails_keeps_no_model_from_opening(registered: MemoryPorts) -> None:
-    assert open_bundle(BrokenDisk(), registered.registry, "1", HASH).model.kind == "lr"
+def test_a_local_disk_that_fails_keeps_no_model_from_opening(registered: MemoryPorts, tmp_path: Path) -> None:
+    assert open_bundle(BrokenDisk(tmp_path), registered.registry, "1", HASH).model.kind == "lr"

@@ -377,8 +377,10 @@ def test_small_appends_are_merged_now_and_then(tables: MoodyTables, asked: Servi
     assert tables.compactions == 1
 
 
-def test_what_cannot_be_kept_is_counted_where_that_may_be(memory: MemoryPorts, promote: Promote, serve: Serve) -> None:
-    memory.spool = FullSpool()
+def test_what_cannot_be_kept_is_counted_where_that_may_be(
+    memory: MemoryPorts, promote: Promote, serve: Serve, tmp_path: Path
+) -> None:
+    memory.spool = FullSpool(tmp_path)
     promote(memory)
     serving = serve(memory, spool_full="shed")
     serving.follow()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -87,8 +88,8 @@ def test_training_is_anew_when_it_is_not_asked_or_not_the_same(shop: Shop, train
     assert shop.parents() == [None, None]
 
 
-def test_a_version_whose_files_are_lost_is_no_parent(shop: Shop) -> None:
-    shop.ports.bundles = type(shop.ports.bundles)()
+def test_a_version_whose_files_are_lost_is_no_parent(shop: Shop, tmp_path: Path) -> None:
+    shop.ports.bundles = type(shop.ports.bundles)(tmp_path)
     shop.ports.registry.runs[:] = [replace(run, bundle={}) for run in shop.ports.registry.runs]
     shop.models().retrain()
     assert shop.ports.registry.versions()[0].version == "2"

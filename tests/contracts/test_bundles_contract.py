@@ -7,16 +7,15 @@ from pathlib import Path
 import pytest
 
 from mobile_sentiment_ops.adapters.bundles import FolderBundles
-from mobile_sentiment_ops.adapters.memory import MemoryBundles
 from mobile_sentiment_ops.errors import NotFound
 from mobile_sentiment_ops.ports import Bundles
 
 FILES = {"manifest.json": b"{}", "weights.npy": bytes(range(256)), "parts/card.json": b'{"kind": "lr"}'}
 
 
-@pytest.fixture(params=["memory", "folder"])
-def bundles(request: pytest.FixtureRequest, tmp_path: Path) -> Bundles:
-    return MemoryBundles() if request.param == "memory" else FolderBundles(tmp_path / "bundles")
+@pytest.fixture
+def bundles(tmp_path: Path) -> Bundles:
+    return FolderBundles(tmp_path / "bundles")
 
 
 def test_a_bundle_comes_back_whole(bundles: Bundles) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from mobile_sentiment_ops.adapters.datasets import FolderDatasets
-from mobile_sentiment_ops.adapters.memory import MemoryDatasets
 from mobile_sentiment_ops.errors import NotFound
 from mobile_sentiment_ops.ports import Datasets
 
 
-@pytest.fixture(params=["memory", "folder"])
-def datasets(request: pytest.FixtureRequest, tmp_path: Path) -> Datasets:
-    return MemoryDatasets() if request.param == "memory" else FolderDatasets(tmp_path / "datasets")
+@pytest.fixture
+def datasets(tmp_path: Path) -> Datasets:
+    return FolderDatasets(tmp_path / "datasets")
 
 
 def test_manifests_are_listed_oldest_first(datasets: Datasets) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from mobile_sentiment_ops.adapters.keys import FileKeys
-from mobile_sentiment_ops.adapters.memory import MemoryKeys
 from mobile_sentiment_ops.ports import Keys
 from mobile_sentiment_ops.types import ApiKey
 
@@ -18,9 +17,9 @@ SHOP = ApiKey("1f09a2c4", "shop", "predict", (), "ab" * 32, "wXyZ", 1, NOON, NOO
 BANK = ApiKey("2f09a2c4", "bank", "operate", ("bank", "vault"), "cd" * 32, "aBcD", 2, NOON)
 
 
-@pytest.fixture(params=["memory", "file"])
-def keys(request: pytest.FixtureRequest, tmp_path: Path) -> Keys:
-    return MemoryKeys() if request.param == "memory" else FileKeys(tmp_path / "new" / "keys.json")
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    return FileKeys(tmp_path / "new" / "keys.json")
 
 
 def test_what_a_change_makes_is_there_in_its_order(keys: Keys) -> None:
