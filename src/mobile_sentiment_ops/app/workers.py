@@ -251,18 +251,18 @@ def _work(platform: Platform, listener: socket.socket, shared: Shared, slot: int
 
 
 def _keep(platform: Platform, listener: socket.socket, *, train_if_missing: bool) -> None:
-    listener.close()
-    parent = os.getppid()
-    upkeep = Upkeep(keeper_tasks(platform, train_if_missing=train_if_missing))
     told = False
 
     def tell(_sign: int, _frame: FrameType | None) -> None:
         nonlocal told
         told = True
 
-    signal.signal(signal.SIGUSR1, tell)
+    signal.signal(signal.SIGUSR1, tell)  # before all that takes time: a server may be ended as soon as it answers
     for sign in (signal.SIGTERM, signal.SIGINT):  # these may reach all at once; the parent says when it is time
         signal.signal(sign, signal.SIG_IGN)
+    listener.close()
+    parent = os.getppid()
+    upkeep = Upkeep(keeper_tasks(platform, train_if_missing=train_if_missing))
     upkeep.start()
     while not told and os.getppid() == parent:
         time.sleep(0.2)
