@@ -8,7 +8,7 @@
    the number of the request (8 digits, from FIRST on), so that no two bodies are equal.
    An answer counts when its status is 200 and at least LABELS names of a label stand in its body.
    LATENCIES gets a float32 of microseconds for each answer that counts, ANSWERS (or -) its {uint32 number,
-   uint32 length, body}. SIGTERM ends it early. The sums are printed as JSON. */
+   uint32 length, body}. It prints a line when it begins, and the sums as JSON in the end; SIGTERM ends it early. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -239,6 +239,7 @@ int main(int count, char **given) {
     signal(SIGTERM, stop);
     if ((poller = epoll_create1(EPOLL_CLOEXEC)) < 0) die("epoll");
     for (int which = 0; which < open_connections; which++) connections[which].fd = -1;
+    puts("begins"), fflush(stdout);
 
     double start = now(), end = start + seconds, due = start;
     uint32_t number = 0;

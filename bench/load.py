@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import httpx
 import numpy as np
@@ -92,7 +93,8 @@ def percentile(values: np.ndarray, share: float) -> float:
 
 
 class RunningLoad:
-    """load.c at work; `finish` waits for its end, `stop` makes it end before its time."""
+    """load.c at work; `finish` waits for its end, `stop` makes it end before its time. As a context it is
+    not left running."""
 
     _next_number = 0
 
@@ -114,6 +116,16 @@ class RunningLoad:
         self._process = subprocess.Popen(
             [built_load(), *map(str, given)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        assert self._process.stdout
+        self._process.stdout.readline()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+            self._process.communicate()
 
     def stop(self) -> Load:
         self._process.send_signal(signal.SIGTERM)
@@ -163,10 +175,10 @@ def built_load() -> Path:
 
 
 class Server:
-    """A server in a session of its own, with all it starts."""
+    """A server in a session of its own, with all it starts; as a context it is stopped in the end."""
 
     def __init__(self, name: str, command: Sequence[str], port: int, environment: Mapping[str, str], log: Path) -> None:
-        self.name, self.port, self._log = name, port, log
+        self.name, self.port, self._log, self._ended = name, port, log, False
         with log.open("ab") as out:
             self._process = subprocess.Popen(
                 list(command),
@@ -178,16 +190,21 @@ class Server:
             )
         self.root = psutil.Process(self._process.pid)
 
-    def wait(self, ready: Callable[[], bool], *, within_seconds: float = 120) -> float:
-        """Seconds until it is ready."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def wait(self, ready: Callable[[], bool], *, within_seconds: float = 60) -> None:
+        """Return when it is ready."""
         began = time.monotonic()
         while not ready():
             if self._process.poll() is not None or time.monotonic() - began > within_seconds:
-                end = self._log.read_text("utf-8", "replace").strip()[-400:]
+                said = self._log.read_text("utf-8", "replace").replace(f"{ROOT}/", "").strip().splitlines()
                 self.stop()
-                raise NotMeasured(f"{self.name} did not start here: ...{end}")
+                raise NotMeasured(f"{self.name} did not start here: ...{''.join(said[-1:])[-200:]}")
             time.sleep(0.02)
-        return time.monotonic() - began
 
     def processes(self) -> list[psutil.Process]:
         """The first process and all below it."""
@@ -217,21 +234,33 @@ class Server:
                 found[one.pid] = float(sum(one.cpu_times()[:4]))
         return found
 
-    def kill(self) -> None:
-        """End all of it without a word."""
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def stop(self, *, within_seconds: float = 30) -> float:
-        """End it as a service manager would; the seconds that took."""
-        began = time.monotonic()
+    def stop(self, *, within_seconds: float = 30) -> None:
+        """End it as a service manager would."""
+        members = self._members()
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(within_seconds)
-        seconds = time.monotonic() - began
-        self.kill()
-        return seconds
+        self._end(members)
+
+    def kill(self) -> None:
+        """End all of it without a word."""
+        self._end(self._members())
+
+    def _members(self) -> list[psutil.Process]:
+        return self.processes() if self._process.poll() is None else []
+
+    def _end(self, members: Sequence[psutil.Process]) -> None:
+        """Nothing of it runs any more afterwards."""
+        if self._ended:
+            return
+        self._ended = True
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for one in members:
+            with suppress(psutil.NoSuchProcess):
+                while one.status() != psutil.STATUS_ZOMBIE:
+                    time.sleep(0.01)
 
 
 def spent(before: Accounts, after: Accounts, *, without: int | None = None) -> float:

@@ -30,14 +30,17 @@ from typing import Any
 import httpx
 import numpy as np
 import polars as pl
+import psutil
 
 from bench import load as loads
+from bench import score
 from bench.load import NUMBER, Load, NotMeasured, RunningLoad, Server
 from bench.results import ROOT, Row, goal_row, goals, markdown
 from bench.splits import SOURCES, TEST_SHARE, distinct_reviews
 from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE
 from mobile_sentiment_ops.data.splits import random_split
+from mobile_sentiment_ops.errors import MsoError
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.models.training import train
 from mobile_sentiment_ops.registry.bundle import pack_bundle
@@ -50,6 +53,8 @@ BATCH = 100
 RATE = 2_000
 CONSTANT = "constant answer"
 MAX_SPREAD_MS = 5.0
+DRAINED_WITHIN_SECONDS = 150
+"""A worker's open segment is finished after a minute, and segments are drained once a minute."""
 SAME = 2e-6
 """How far a probability may be off that travelled as JSON."""
 
@@ -65,11 +70,20 @@ class Plan:
     swaps: int = 50
     rounds: int = 100
     csv_rows: int = 800_000
+    score_rows: int = 5_000_000
     train_rows: int | None = None
 
 
 SMALL = Plan(
-    repetitions=2, seconds=1.0, tail_runs=2, tail_seconds=2.0, swaps=4, rounds=10, csv_rows=50_000, train_rows=5_000
+    repetitions=2,
+    seconds=1.0,
+    tail_runs=2,
+    tail_seconds=2.0,
+    swaps=4,
+    rounds=10,
+    csv_rows=50_000,
+    score_rows=200_000,
+    train_rows=5_000,
 )
 
 
@@ -237,13 +251,9 @@ class Workspace:
         found: dict[str, Any] = httpx.get(url, headers=self.headers, timeout=10, trust_env=False).json()
         return found
 
-    def drained(self, server: Server, *, within_seconds: float = 120) -> None:
-        """Wait until no prediction waits for its table."""
-        end = time.monotonic() + within_seconds
-        while self.get(server, "/readyz")["spool_depth"]:
-            if time.monotonic() > end:
-                raise NotMeasured(f"predictions still waited in the spool after {within_seconds:.0f} s")
-            time.sleep(0.2)
+    def waiting(self, server: Server) -> int:
+        """Predictions that wait for their table."""
+        return int(self.get(server, "/readyz")["spool_depth"])
 
 
 # --- CPU per request
@@ -253,8 +263,7 @@ def costs(bench: Bench) -> Iterator[Row]:
     """CPU time per request of ours and of the peers, in turns."""
     space, plan = bench.workspace(), bench.plan
     with ExitStack() as stack:
-        ours = space.serving()
-        stack.callback(ours.stop)
+        ours = stack.enter_context(space.serving())
         batches = [{"texts": bench.texts[at : at + BATCH]} for at in range(0, len(bench.texts) - BATCH, BATCH)]
         asked = {
             "ours": (ours, bench.singles(space.headers), 1),
@@ -264,11 +273,10 @@ def costs(bench: Bench) -> Iterator[Row]:
         absent: dict[str, str] = {}
         for name, peer in PEERS.items():
             try:
-                server = _peer(bench, name, peer, space.headers, sample)
+                server = stack.enter_context(_peer(bench, name, peer, space.headers, sample))
             except NotMeasured as err:
                 absent[name] = str(err)
                 continue
-            stack.callback(server.stop)
             bodies = [peer.body(text) for text in bench.texts]
             asked[name] = (server, bench.requests(peer.target, bodies, space.headers), 1)
         figures: dict[str, list[float]] = {name: [] for name in asked}
@@ -283,16 +291,19 @@ def costs(bench: Bench) -> Iterator[Row]:
                     absent[name] = f"{load.lost} of {load.lost + load.answered} requests failed"
                 elif turn:
                     figures[name].append(cpu * 1e6 / load.answered / reviews)
-        if keeper:
-            space.drained(ours)
-            kept = ours.accounts()[keeper.pid] - before.get(keeper.pid, 0.0)
+        drained, end = 0, time.monotonic() + DRAINED_WITHIN_SECONDS
+        while keeper and not drained and time.monotonic() < end:
+            time.sleep(1)
+            drained = logged - space.waiting(ours)
+        kept = ours.accounts()[keeper.pid] - before.get(keeper.pid, 0.0) if keeper else 0.0
     yield from _cost_rows(figures, absent)
-    if keeper:
-        note = f"the keeper's CPU over {logged:,} logged reviews"
-        yield Row("keeper/cpu_us_per_review", round(kept * 1e6 / logged, 2), "us CPU/review", "lower", note=note)
+    name, unit = "keeper/cpu_us_per_review", "us CPU/review"
+    if drained:
+        note = f"all that the keeper did while {drained:,} predictions came into their table"
+        yield Row(name, round(kept * 1e6 / drained, 2), unit, "lower", note=note)
     else:
-        note = "there is no process beside those that answer"
-        yield Row("keeper/cpu_us_per_review", None, "us CPU/review", "lower", n=0, note=note)
+        note = "nothing was drained meanwhile" if keeper else "there is no process beside those that answer"
+        yield Row(name, None, unit, "lower", n=0, note=note)
 
 
 def _cost_rows(figures: Mapping[str, Sequence[float]], absent: Mapping[str, str]) -> Iterator[Row]:
@@ -378,24 +389,23 @@ def starts(bench: Bench) -> Iterator[Row]:
     space.serving().stop()  # which leaves bytecode and the compiled model behind
     first: dict[str, list[float]] = {"start/first_process_cpu_s": [], "start/first_process_mb": []}
     further: dict[str, list[float]] = {"start/worker_cpu_s": [], "start/worker_private_mb": []}
-    alone = ""
+    requests, alone = bench.singles(space.headers), ""
     for _ in range(bench.plan.repetitions):
-        server = space.serving()
-        accounts = server.accounts()
-        keeper = server.known_keeper()
-        first["start/first_process_cpu_s"].append(loads.spent({}, accounts, without=keeper.pid if keeper else None))
-        resident = [one.memory_info().rss / 2**20 for one in server.processes() if one != keeper]
+        with space.serving() as server:
+            accounts = server.accounts()
+            keeper = server.known_keeper()
+            cpu = loads.spent({}, accounts, without=keeper.pid if keeper else None)
+            resident = [one.memory_info().rss / 2**20 for one in server.processes() if one != keeper]
+        first["start/first_process_cpu_s"].append(cpu)
         first["start/first_process_mb"].append(max(resident))
-        server.stop()
-        server = space.serving(workers=2)
-        keeper = server.known_keeper()
-        RunningLoad(server.port, bench.singles(space.headers), seconds=0.5, rate=200, connections=16).finish()
-        workers = [one for one in server.workers() if one != server.root]
-        alone = alone or ("" if len(workers) == 2 else f"the server has {len(workers)} workers of its own, expected 2")
-        accounts = server.accounts()
-        further["start/worker_cpu_s"] += [accounts[one.pid] for one in workers]
-        further["start/worker_private_mb"] += [loads.private_mb(one.pid) for one in workers]
-        server.stop()
+        with space.serving(workers=2) as server:
+            server.known_keeper()
+            RunningLoad(server.port, requests, seconds=0.5, rate=200, connections=16).finish()
+            workers = [one for one in server.workers() if one != server.root]
+            alone = alone or ("" if len(workers) == 2 else f"the server has {len(workers)} own workers, expected 2")
+            accounts = server.accounts()
+            further["start/worker_cpu_s"] += [accounts[one.pid] for one in workers]
+            further["start/worker_private_mb"] += [loads.private_mb(one.pid) for one in workers]
     for name, values in first.items():
         yield _of(name, values, note="`mso serve` to its first answer: its first process and the worker")
     for name, values in further.items():
@@ -410,10 +420,9 @@ def tail(bench: Bench) -> Iterator[Row]:
     """p99 at a fixed rate, ours and the constant answer in turns."""
     space, plan = bench.workspace(), bench.plan
     with ExitStack() as stack:
-        ours = space.serving()
-        stack.callback(ours.stop)
-        constant = _peer(bench, CONSTANT, PEERS[CONSTANT], space.headers, space.answer(ours.port) or b"")
-        stack.callback(constant.stop)
+        ours = stack.enter_context(space.serving())
+        sample = space.answer(ours.port) or b""
+        constant = stack.enter_context(_peer(bench, CONSTANT, PEERS[CONSTANT], space.headers, sample))
         requests = bench.singles(space.headers)
         found: dict[str, list[float]] = {"ours": [], CONSTANT: []}
         for _ in range(plan.tail_runs):
@@ -449,9 +458,11 @@ def tail_row(ours: Sequence[float], constant: Sequence[float]) -> Row:
 def swaps(bench: Bench) -> Iterator[Row]:
     """Another champion again and again under load: each answer is compared with what its version says."""
     space, plan = bench.workspace(), bench.plan
-    server = space.serving()
-    try:
-        load = RunningLoad(server.port, bench.singles(space.headers), seconds=600, rate=RATE, keep_answers=True)
+    requests = bench.singles(space.headers)
+    with (
+        space.serving() as server,
+        RunningLoad(server.port, requests, seconds=600, rate=RATE, keep_answers=True) as load,
+    ):
         for number in range(plan.swaps):
             version = "21"[number % 2]
             space.promote(version)
@@ -459,8 +470,6 @@ def swaps(bench: Bench) -> Iterator[Row]:
             while space.get(server, "/model")["version"] != version and time.monotonic() < end:
                 time.sleep(0.02)
         first, found = load.first, load.stop()
-    finally:
-        server.stop()
     own = [json.loads(body) for _, body in found.answers]
     texts = [bench.text_of(number, first) for number, _ in found.answers]
     said = {version: model.probabilities(texts) for version, model in bench.models.items()}
@@ -499,23 +508,25 @@ def kills(bench: Bench) -> Iterator[Row]:
     space, plan = bench.workspace(), bench.plan
     requests, chance = bench.singles(space.headers), random.Random(SEED)  # noqa: S311 - which moment is no secret
     acknowledged: list[str] = []
-    server: Server | None = None
-    for number in range(plan.rounds):
-        server = server or space.serving(workers=2)
-        load = RunningLoad(server.port, requests, seconds=60, rate=1_000, connections=16, keep_answers=True)
-        time.sleep(chance.uniform(0.05, 0.5))
-        workers = [one for one in server.workers() if one != server.root]
-        if number % 5 == 4 or not workers:
+    with ExitStack() as stack:
+        server: Server | None = None
+        for number in range(plan.rounds):
+            server = server or stack.enter_context(space.serving(workers=2))
+            load = RunningLoad(server.port, requests, seconds=60, rate=1_000, connections=16, keep_answers=True)
+            time.sleep(chance.uniform(0.05, 0.5))
+            workers = [one for one in server.workers() if one != server.root]
+            if number % 5 == 4 or not workers:
+                server.kill()
+                server = None
+            else:
+                chance.choice(workers).kill()
+            time.sleep(0.1)
+            acknowledged += [json.loads(body)["prediction_id"] for _, body in load.stop().answers]
+        if server:
             server.kill()
-            server = None
-        else:
-            chance.choice(workers).kill()
-        time.sleep(0.1)
-        acknowledged += [json.loads(body)["prediction_id"] for _, body in load.stop().answers]
-    server = server or space.serving(workers=2)
-    server.wait(lambda: space.answer(server.port) is not None)
-    space.drained(server)
-    server.stop()
+    space.serving(workers=2).stop()  # told to end, it drains what it finds
+    if left := list((space.path / "spool").glob("*.spool")):
+        raise NotMeasured(f"{len(left)} segments of the spool were not drained at the end")
     columns = ["prediction_id", "p_negative", "p_neutral", "p_positive"]
     rows = pl.DataFrame(pl.from_arrow(space.platform.tables.read(PREDICTIONS_TABLE, columns)))
     damaged = len(list(space.path.rglob("*.damaged*")))
@@ -549,10 +560,11 @@ def long_csv(bench: Bench) -> Iterator[Row]:
     asked, answered = space.path / "asked.csv", space.path / "answered.csv"
     lines = (bench.texts[row % len(bench.texts)].replace(NUMBER, str(row)) for row in range(count))
     pl.DataFrame({"review_text": list(lines)}).write_csv(asked)
-    server = space.serving(api_max_csv_bytes=2**30, api_max_csv_rows=max(count, 1_000_000))
     told: list[str] = []
-    try:
-        load = RunningLoad(server.port, bench.singles(space.headers), seconds=300, rate=200)
+    with (
+        space.serving(api_max_csv_bytes=2**30, api_max_csv_rows=max(count, 1_000_000)) as server,
+        RunningLoad(server.port, bench.singles(space.headers), seconds=300, rate=200) as load,
+    ):
         time.sleep(1)
         sending = threading.Thread(target=lambda: told.append(_send_csv(space, server, asked, answered)))
         began = time.monotonic()
@@ -560,8 +572,6 @@ def long_csv(bench: Bench) -> Iterator[Row]:
         sending.join(280)
         seconds = time.monotonic() - began
         found = load.stop()
-    finally:
-        server.stop()
     rows = pl.read_csv(answered, columns=["sentiment"]).drop_nulls().height if told == ["200"] else 0
     note = (
         f"{count:,} rows, {asked.stat().st_size / 2**20:.0f} MB, answered in {seconds:.1f} s; 200 others a second: "
@@ -588,11 +598,7 @@ def _send_csv(space: Workspace, server: Server, asked: Path, answered: Path) -> 
 
 def scoring(bench: Bench) -> Iterator[Row]:
     """Files scored by `mso score`."""
-    try:
-        from bench.score import measure as score
-    except ImportError as err:
-        raise NotMeasured(str(err)) from err
-    yield from score(bench.reviews)
+    yield from score.measure(bench.reviews, rows=bench.plan.score_rows)
 
 
 # --- everything
@@ -622,7 +628,7 @@ def measure(reviews: Path, *, small: bool = False, parts: Sequence[str] = tuple(
             began = time.monotonic()
             try:
                 yield from measured(bench)
-            except NotMeasured as err:
+            except (NotMeasured, MsoError, psutil.Error, httpx.HTTPError, SystemExit) as err:
                 names = [
                     goal.name for goal in goals() if goal.area == AREA and goal.name.startswith(tuple(begins.split()))
                 ]
