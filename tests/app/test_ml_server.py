@@ -22,11 +22,11 @@ from structlog.testing import capture_logs
 from mobile_sentiment_ops.adapters.memory import MemoryPorts
 from mobile_sentiment_ops.adapters.spool import FileSpool
 from mobile_sentiment_ops.app import hot
-from mobile_sentiment_ops.app.api_keys import new_key, with_key
+from mobile_sentiment_ops.app.api_keys import add_key, new_key
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE
 from mobile_sentiment_ops.errors import StoreError
 from mobile_sentiment_ops.models.model import SentimentModel
-from mobile_sentiment_ops.types import LABELS, JobState
+from mobile_sentiment_ops.types import LABELS, JobState, Role
 
 from .conftest import World
 
@@ -681,11 +681,12 @@ def test_each_route_asks_who_calls_and_lets_a_key_do_what_it_may(
     promote(memory)
     world = make_world({"api": {"require_keys": True, "cors_origins": ["https://shop.example"]}})
     shown = {}
-    for name, role, apps in (("shop", "predict", ("lamp",)), ("ops", "operate", ())):
-        kept, shown[name] = new_key(name, role=role, apps=apps, now=memory.clock.now())
-        memory.keys.change(lambda keys, kept=kept: with_key(keys, kept, memory.clock.now()))
+    roles: tuple[tuple[str, Role, list[str]], ...] = (("shop", "predict", ["lamp"]), ("ops", "operate", []))
+    for name, role, apps in roles:
+        shown[name], kept = new_key(name, role, apps, days=None, now=memory.clock.now())
+        add_key(memory.keys, memory.state, kept, actor="ann")
     text, csv_file = {"json": {"text": "Love it"}}, {"files": {"file": HELLO}}
-    asked = (
+    asked: tuple[tuple[str, str, Any], ...] = (
         *(("POST", "/predict_json", text), ("POST", "/predict", {"json": {"texts": ["ok"]}})),
         *(("POST", "/predict", csv_file), ("POST", "/retrain", {}), ("GET", "/model", {}), ("GET", "/metrics", {})),
         *(("POST", "/invocations", {"json": {"inputs": ["ok"]}}), ("POST", "/explain", text)),

@@ -393,7 +393,7 @@ def test_what_cannot_be_kept_is_counted_where_that_may_be(
 
 
 def test_a_request_that_is_repeated_is_logged_once(memory: MemoryPorts, serving: Serving) -> None:
-    prefix = serving.predictions.repeated_id("shop /predict key-1")
+    prefix = serving.predictions.repeated_id(b"shop /predict key-1")
     for _ in range(2):
         serving.predictions.batch("request", prefix).predict([Review("Love it"), Review("Hate it")])
         serving.keeper.drain()

@@ -73,8 +73,8 @@ class Edge:
                     return
                 state["caller"] = caller = guard.admit(scope["method"], scope["path"], raw)
                 if (key := raw.get(b"idempotency-key")) is not None:
-                    repeats = f"{caller.name} {scope['path']} {key.decode('latin-1')}"
-                    state["own_id"] = self._parts.predictions.repeated_id(repeats)
+                    repeats = (caller.name.encode(), scope["path"].encode(), key, raw.get(b"content-length", b""))
+                    state["own_id"] = self._parts.predictions.repeated_id(b" ".join(repeats))
                 limit = self._limit(headers)
                 announced = headers.get("content-length", "")
                 if announced.isdecimal() and int(announced) > limit:

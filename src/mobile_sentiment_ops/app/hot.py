@@ -124,7 +124,7 @@ class Dispatcher:
                 raise unsupported(headers.get(b"content-type", b"").decode("latin-1"), "application/json")
             body = await _body(receive, headers, self._api.max_json_bytes)
             if (key := headers.get(b"idempotency-key")) is not None:
-                prefix = predictions.repeated_id(f"{caller.name} {path} {key.decode('latin-1')}")
+                prefix = predictions.repeated_id(b" ".join((caller.name.encode(), path.encode(), key, body)))
             content = await answer(body, predictions.batch(request_id, prefix, caller.app_of if caller.apps else None))
         except (Problem, MsoError) as err:
             problem = err if isinstance(err, Problem) else Problem.of(err)

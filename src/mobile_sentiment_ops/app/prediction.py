@@ -123,13 +123,13 @@ class PredictionHandler:
         return f"{self._process}{next(self._requests):x}"
 
     @staticmethod
-    def repeated_id(repeats: str) -> str:
-        """The same id for the same caller, path and key: a request that is sent again is logged once.
+    def repeated_id(repeats: bytes) -> str:
+        """The same id for the same caller, path, key and body: a request that is sent again is logged once.
 
-        >>> PredictionHandler.repeated_id("shop /predict 7") == PredictionHandler.repeated_id("shop /predict 7")
+        >>> PredictionHandler.repeated_id(b"shop /predict 7") == PredictionHandler.repeated_id(b"shop /predict 7")
         True
         """
-        return f"{REPEATED}{blake2b(repeats.encode(), digest_size=16).hexdigest()}"
+        return f"{REPEATED}{blake2b(repeats, digest_size=16).hexdigest()}"
 
     def batch(self, request_id: str, prefix: str, app_of: Callable[[str | None], str | None] | None = None) -> Batch:
         """What one request needs to predict; the ids of its predictions begin with `prefix`. `app_of` gives the
