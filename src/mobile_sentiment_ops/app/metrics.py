@@ -140,7 +140,8 @@ class Metrics:
         sums = [sum(values) for values in zip(*slots, strict=True)]
         yield from self._of_requests(sums)
         yield self._of_predictions(slots)
-        yield from self._of_the_model(sums)
+        # each process swaps for itself: the server did so as often as the one that did it most
+        yield from self._of_the_model(max(cells[TOLD_FROM] for cells in slots), sums[TOLD_FROM + 1])
 
     def _of_requests(self, sums: Sequence[float]) -> Iterator[Metric]:
         requests = CounterMetricFamily("http_requests", "Answered requests", labels=["method", "route", "status"])
@@ -173,7 +174,7 @@ class Metrics:
                 found.add_metric([version, name], count)
         return found
 
-    def _of_the_model(self, sums: Sequence[float]) -> Iterator[Metric]:
+    def _of_the_model(self, swaps: float, shed: float) -> Iterator[Metric]:
         info = GaugeMetricFamily("mso_model_info", "The model that answers", labels=["version", "kind"])
         try:
             champion = self._predictions.live().champion
@@ -181,7 +182,6 @@ class Metrics:
         except NoModel:
             pass
         yield info
-        swaps, shed = sums[TOLD_FROM : TOLD_FROM + 2]
         yield CounterMetricFamily("mso_model_swaps", "How often another model began to answer", value=swaps)
         yield CounterMetricFamily("mso_predictions_shed", "Predictions that were answered and not kept", value=shed)
         waits = self._predictions.spool_depth(), self._predictions.spool_bytes()
