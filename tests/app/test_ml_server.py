@@ -264,6 +264,19 @@ def test_a_json_batch_is_answered_in_order(world: World, tiny_model: SentimentMo
     assert sum(unnamed["probabilities"].values()) == pytest.approx(1.0)
 
 
+def test_rows_are_written_alike_with_ids_and_without(world: World) -> None:
+    texts = ["Love to cook with it", "It crashes when I pay it", "ok", "\u0130\u0307 \U0001f600 ดี", 'say "no"']
+    plain = world.client.post("/predict", json={"texts": texts}).json()["predictions"]
+    named = [{"text": text, "review_id": str(at)} for at, text in enumerate(texts)]
+    rows = world.client.post("/predict", json={"reviews": named}).json()["predictions"]
+    assert [row.pop("review_id") for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [row.pop("review_id") for row in plain] == [None] * 5
+    for number, (one, other) in enumerate(zip(plain, rows, strict=True), 1):
+        assert one.pop("prediction_id").endswith(f"-{number}")
+        assert other.pop("prediction_id").endswith(f"-{number}")
+        assert one == other
+
+
 def test_one_text_is_answered_as_the_first_version_did(world: World) -> None:
     answer = world.client.post("/predict_json", json={"text": "Love it 👍"})
     body = answer.json()

@@ -37,6 +37,9 @@ DRIFT_HEADERS = ((b"x-drift-detected", b"false"), (b"x-drift-status", b"no-refer
 BODY_AT_ONCE = 2**16
 """A larger body is answered by a thread, so that it holds up nobody."""
 
+DECIMALS = 6
+"""Of the numbers in an answer to many reviews."""
+
 NAMES = tuple(label.value for label in LABELS)
 PROBABILITIES = Packing("<3d")
 
@@ -200,7 +203,10 @@ class Dispatcher:
                 metrics.predicted(live.version, label, count)
         if faults:
             metrics.predicted(live.version, len(LABELS), len(faults))
-        rows = zip(good, labels, scored.probabilities.tolist(), strict=True)
+        if not faults and all(review.review_id is None for review in good):
+            rendered = msgspec.Raw(b"[%s]" % live.model.rendered(scored, batch.prefix, first))
+            return _encode(ReviewsAnswer(live.version, batch.request_id, rendered))
+        rows = zip(good, labels, scored.probabilities.round(DECIMALS).tolist(), strict=True)
         answers = [
             ReviewAnswer(
                 review.review_id, f"{batch.prefix}-{number}", NAMES[label], found[label], Probabilities(*found)
