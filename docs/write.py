@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.quality import quality_table  # noqa: E402 - the path first
-from bench.results import RESULTS, figures_table, goals, markdown  # noqa: E402
+from bench.results import RESULTS, Row, figures_table, markdown  # noqa: E402
+from bench.serving import peers_table  # noqa: E402
 from mobile_sentiment_ops.data.demo_world.lexicon import LANGUAGES, lexicon  # noqa: E402
 from mobile_sentiment_ops.settings import (  # noqa: E402
     FIRST_VERSION_VARIABLES,
@@ -84,31 +85,77 @@ def between(mark: str, content: Callable[[], str]) -> Callable[[str], str]:
     return written
 
 
-WORDS = {
-    "up/first_serving_demo_s": "from `make up` to the first answer, on the demo world",
-    "up/first_serving_90k_s": "the same on 88,749 real reviews as CSV",
-    "up/second_s": "a second `make up`",
-    "ingest_5m/peak_mb": "memory at most, taking in a CSV of five million reviews",
-    "check/s": "`make check`",
+Words = Mapping[str, tuple[str, str]]
+"""What a row measures, for a reader, and in which unit."""
+
+START: Words = {
+    "up/first_serving_demo_s": ("from `make up` to the first answer, on the demo world", " s"),
+    "up/first_serving_90k_s": ("the same on 88,749 real reviews as CSV", " s"),
+    "up/second_s": ("a second `make up`", " s"),
+    "ingest_5m/peak_mb": ("memory at most, taking in a CSV of five million reviews", " MB"),
+    "check/s": ("`make check`", " s"),
 }
-"""What the rows of the main area measure, for a reader."""
+
+SERVING_IN_SHORT: Words = {
+    "predict_json/single/cpu_us": ("CPU time of the whole server for one review", " us"),
+    "ratio/mlflow_models_serve": ("what `mlflow models serve` takes for it", " times as much"),
+    "predict/batch100/cpu_us_per_review": ("CPU time for each of a hundred reviews in one request", " us"),
+    "score/parquet_to_parquet_per_s": ("`mso score` from Parquet to Parquet", " reviews/s"),
+    "kill9/acknowledged_missing": ("answered predictions that a hundred random kills lost", ""),
+    "swap/failed": ("requests that failed over fifty changes of the model, 2,000 a second", ""),
+}
+
+SERVING: Words = {
+    **SERVING_IN_SHORT,
+    "ratio/constant_answer": ("one review, beside a server that always answers the same", " times"),
+    "ratio/bentoml_batching": ("what BentoML with batching takes for it", " times as much"),
+    "ratio/litserve": ("what LitServe with batching takes for it", " times as much"),
+    "ratio/mlserver_batching": ("what MLServer with batching takes for it", " times as much"),
+    "keeper/cpu_us_per_review": ("CPU time of the keeper for each recorded prediction", " us"),
+    "inprocess/single/us": ("the scorer alone, one review", " us"),
+    "inprocess/batch1000/us": ("the scorer alone, each of a thousand", " us"),
+    "start/first_process_cpu_s": ("CPU time of a first process up to its first prediction", " s"),
+    "start/first_process_mb": ("its memory", " MB"),
+    "start/worker_cpu_s": ("CPU time of the start of each further worker", " s"),
+    "start/worker_private_mb": ("its memory, beside what workers share", " MB"),
+    "p99_above_constant_ms": ("p99 at 2,000 requests a second, above that of the constant answer", " ms"),
+    "swap/worst_ms": ("longest answer over fifty changes of the model, 2,000 requests a second", " ms"),
+    "csv_800k/others_p99_ms": ("p99 of others while a CSV file of 800,000 rows is answered", " ms"),
+    "kill9/duplicated": ("predictions that are recorded twice after a hundred random kills", ""),
+    "kill9/torn": ("predictions that are recorded in part after them", ""),
+    "score/ratio_sklearn_pandas": ("what scikit-learn with pandas takes for the same file", " times as much"),
+    "score/peak_mb": ("memory of `mso score` at most, whatever the size of the file", " MB"),
+}
 
 
-def figures() -> str:
-    """The rows of bench/results/main.json that goals.json names, as a table."""
-    file = json.loads((RESULTS / "main.json").read_text("utf-8"))
-    known = {row["name"]: row for row in file["rows"]}
-    table = [("figure", "measured", "goal")]
-    for goal in (goal for goal in goals() if goal.area == "main"):
-        row, unit = known[goal.name], goal.unit.replace("mb", "MB")
-        measured = row["note"] if row["value"] is None else f"{row['value']:g} {unit}"
-        limit = f"{'at most' if goal.better == 'lower' else 'at least'} {goal.goal:g} {unit}"
-        table.append((WORDS[goal.name], measured, f"{limit}, missed" if row["met"] is False else limit))
-    where = file["machine"]
-    return (
-        f"{markdown(table)}\n\nMeasured on {where['cores']} cores ({where['cpu']}), {where['memory_gib']} GiB, "
-        f"Python {where['python']}; `bench/results/main.json`."
-    )
+def figures(area: str, words: Words, *, peers: bool = False) -> Callable[[], str]:
+    """The rows of bench/results/<area>.json that have words, as a table; with `peers` a table of them before it."""
+
+    def written() -> str:
+        path = RESULTS / f"{area}.json"
+        if not path.exists():
+            return f"Not measured yet: `python -m bench --only {area}` does it."
+        file = json.loads(path.read_text("utf-8"))
+        known = {row["name"]: row for row in file["rows"]}
+        table = [("figure", "measured", "goal")]
+        for row, what, unit in ((known[name], *said) for name, said in words.items() if name in known):
+            measured = row["note"] if row["value"] is None else f"{_number(row['value'])}{unit}"
+            limit = f"{'at most' if row['better'] == 'lower' else 'at least'} {_number(row['goal'] or 0)}{unit}"
+            goal = "" if row["goal"] is None else f"{limit}, missed" if row["met"] is False else limit
+            table.append((what, measured, goal))
+        where = file["machine"]
+        beside = [peers_table([Row(**{key: row[key] for key in row if key != "met"}) for row in known.values()])]
+        measured_on = (
+            f"Measured on {where['cores']} cores ({where['cpu']}), {where['memory_gib']} GiB, "
+            f"Python {where['python']}; `bench/results/{area}.json`."
+        )
+        return "\n\n".join([*(beside if peers else []), markdown(table), measured_on])
+
+    return written
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:g}"
 
 
 def kept(area: str, table: Callable[[Sequence[Mapping[str, Any]]], str]) -> Callable[[], str]:
@@ -147,7 +194,10 @@ PAGES: dict[str, Callable[[str], str]] = {
         between("quality", kept("quality", quality_table))(page)
     ),
     "docs/gate.md": between("figures", kept("gate", figures_table)),
-    "README.md": between("figures", figures),
+    "docs/serving.md": between("figures", figures("serving", SERVING, peers=True)),
+    "README.md": lambda page: between("figures", figures("main", START))(
+        between("serving", figures("serving", SERVING_IN_SHORT))(page)
+    ),
 }
 
 
