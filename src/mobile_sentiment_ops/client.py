@@ -1,8 +1,7 @@
 """The API from Python: `Client` waits for each answer, `AsyncClient` has the same calls to `await`.
 
-A call is written once, as a generator that touches nothing outside: it yields what it needs (a `Call` to
-send, seconds to pause, or further generators whose results it wants) and is sent what came of it. The two
-clients grant these wishes, one by one or side by side, and decide nothing.
+A call is written once, as a coroutine that reaches the outside by three methods: `_send`, `_sleep` and `_all`.
+Those of `Client` never wait for a loop, so that its coroutines run through at once.
 
 Tried again is what failed on its way or was answered with one of `AGAIN`. All tries of a prediction carry
 one `Idempotency-Key`, by which the server logs it once.
@@ -15,7 +14,7 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 P = ParamSpec("P")
-Steps = Generator[Any, Any, T]
+Steps = Coroutine[Any, Any, T]
 
 ADDRESS = "http://127.0.0.1:5001"
 AGAIN = (429, 502, 503, 504)
@@ -195,18 +194,18 @@ def chunks(rows: Iterable[bytes], max_rows: int, max_bytes: int) -> Iterator[lis
         yield part
 
 
-def _tries(api: _Api, call: Call[T]) -> Steps[T]:
+async def _tries(api: _Api, call: Call[T]) -> T:
     """What the answer to a call says, after as many tries as are worth it."""
     began = time.monotonic()
     for tried in count(1):
-        came: Reply | Lost = yield call
+        came = await api._send(call)
         seconds, pause = time.monotonic() - began, asked_pause(call, came)
         if pause is None or tried > api.retries:
             break
         pause += random.random() * min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (tried - 1))  # noqa: S311
         if seconds + pause > api.retry_seconds:
             break
-        yield pause
+        await api._sleep(pause)
     what = f"{call.method} {call.path}"
     if isinstance(came, Lost):
         raise Unavailable(
@@ -245,7 +244,7 @@ class _Batch(msgspec.Struct):
     predictions: list[Predicted]
 
 
-def _predicted(api: _Api, rows: list[bytes], key: str) -> Steps[list[Predicted]]:
+async def _predicted(api: _Api, rows: list[bytes], key: str) -> list[Predicted]:
     """The answers to one part of a prediction."""
 
     def read(reply: Reply) -> list[Predicted]:
@@ -257,7 +256,7 @@ def _predicted(api: _Api, rows: list[bytes], key: str) -> Steps[list[Predicted]]
     form = b"texts" if rows[0].startswith(b'"') else b"reviews"
     body = b'{"%b":[%b]}' % (form, b",".join(rows))
     try:
-        return (yield from _tries(api, Call("POST", "/predict", read, body, key=key)))
+        return await _tries(api, Call("POST", "/predict", read, body, key=key))
     except CallFailed as err:
         if (faults := _faults(err, len(rows))) is None:
             raise
@@ -298,7 +297,7 @@ def _as(kind: type[T]) -> Callable[[Reply], T]:
 
 
 class _call(Generic[P, T]):  # noqa: N801 - reads as the decorator that it is
-    """A method that both clients have: one gives what the steps come to, the other something to await."""
+    """A method that both clients have: one gives what the coroutine comes to, the other the coroutine."""
 
     def __init__(self, steps: Callable[Concatenate[Any, P], Steps[T]]) -> None:
         self._steps = steps
@@ -306,13 +305,13 @@ class _call(Generic[P, T]):  # noqa: N801 - reads as the decorator that it is
     @overload
     def __get__(self, api: Client, owner: object) -> Callable[P, T]: ...
     @overload
-    def __get__(self, api: AsyncClient, owner: object) -> Callable[P, Awaitable[T]]: ...
+    def __get__(self, api: AsyncClient, owner: object) -> Callable[P, Steps[T]]: ...
     @overload
     def __get__(self, api: None, owner: object) -> Callable[Concatenate[Any, P], Steps[T]]: ...
     def __get__(self, api: Any, owner: object) -> Any:
         if api is None:
             return self._steps
-        return lambda *given, **named: api._hold(self._steps(api, *given, **named))
+        return lambda *given, **named: api._run(self._steps(api, *given, **named))
 
 
 @dataclass(eq=False)
@@ -349,9 +348,9 @@ class _Api:
         self._http: Any = kind(base_url=url, headers=headers)
 
     @_call
-    def predict(
+    async def predict(
         self, reviews: str | Review | Iterable[str] | Iterable[Review], *, idempotency_key: str | None = None
-    ) -> Steps[list[Predicted]]:
+    ) -> list[Predicted]:
         """An answer for each text or review, in order; one that cannot be judged says why in `error`.
 
         More than one request may hold are sent in parts. With an `idempotency_key` of your own the same call may
@@ -361,7 +360,7 @@ class _Api:
         rows = [reviews] if isinstance(reviews, str | Mapping) else reviews
         key = _key(idempotency_key)
         parts = chunks(list(_encoded(rows)), self.chunk_rows, self.chunk_bytes)
-        answers = yield (_predicted(self, part, f"{key}-{number}") for number, part in enumerate(parts))
+        answers = await self._all(_predicted(self, part, f"{key}-{number}") for number, part in enumerate(parts))
         return [row for part in answers for row in part]
 
     @_call
@@ -406,10 +405,10 @@ class _Api:
         return _tries(self, Call("GET", "/model/metrics", _as(dict[str, float | None])))
 
     @_call
-    def load_model(self) -> Steps[LiveModel]:
+    async def load_model(self) -> LiveModel:
         """Let the server look for another champion now: the model that answers then."""
-        yield from _tries(self, Call("POST", "/loadmodel", _as(dict[str, Any])))
-        return (yield from _Api.model(self))
+        await _tries(self, Call("POST", "/loadmodel", _as(dict[str, Any])))
+        return await _Api.model(self)
 
     @_call
     def ready(self) -> Steps[Readiness]:
@@ -417,10 +416,10 @@ class _Api:
         return _tries(self, Call("GET", "/readyz", _as(Readiness), repeatable=False, good=(200, 503)))
 
     @_call
-    def retrain(self, *, wait: bool = False) -> Steps[Job]:
+    async def retrain(self, *, wait: bool = False) -> Job:
         """Let the server train: the job, new or on its way already, and ended if `wait`."""
-        told = yield from _tries(self, Call("POST", "/retrain", _as(_Scheduled), repeatable=False))
-        return (yield from (_Api.wait_for if wait else _Api.job)(self, told.job_id))
+        told = await _tries(self, Call("POST", "/retrain", _as(_Scheduled), repeatable=False))
+        return await (_Api.wait_for if wait else _Api.job)(self, told.job_id)
 
     @_call
     def job(self, job_id: str) -> Steps[Job]:
@@ -428,25 +427,56 @@ class _Api:
         return _tries(self, Call("GET", f"/jobs/{quote(job_id, safe='')}", _as(Job)))
 
     @_call
-    def jobs(self, *, limit: int = 50) -> Steps[list[Job]]:
+    async def jobs(self, *, limit: int = 50) -> list[Job]:
         """Jobs, newest first, without their logs."""
-        return (yield from _tries(self, Call("GET", f"/jobs?limit={limit}", _as(_Jobs)))).jobs
+        return (await _tries(self, Call("GET", f"/jobs?limit={limit}", _as(_Jobs)))).jobs
 
     @_call
-    def wait_for(self, job: Job | str, *, seconds: float = 3600.0, every_seconds: float = 1.0) -> Steps[Job]:
+    async def wait_for(self, job: Job | str, *, seconds: float = 3600.0, every_seconds: float = 1.0) -> Job:
         """The job once it has ended, well or not as its `state` says; Unavailable if it has not after so long."""
         until = time.monotonic() + seconds
         while True:
-            found = yield from _Api.job(self, job if isinstance(job, str) else job.job_id)
+            found = await _Api.job(self, job if isinstance(job, str) else job.job_id)
             if found.state not in (JobState.QUEUED, JobState.RUNNING):
                 return found
             if time.monotonic() + every_seconds > until:
                 how = f"{found.state}, {found.step or 'no step yet'}, {found.progress:.0%}"
                 raise Unavailable(f"job {found.job_id} has not ended after {seconds:g} s ({how}); wait for it again")
-            yield float(every_seconds)
+            await self._sleep(every_seconds)
 
+    # --- the outside, as a loop reaches it
 
-# --- the shells
+    async def _send(self, call: Call[Any]) -> Reply | Lost:
+        # local files are quick enough to be read and written between the steps of an event loop
+        try:
+            with _one_try(self, call) as (request, place):
+                async with self._http.stream(**request) as answer:
+                    body = place(answer)
+                    async for data in answer.aiter_bytes():
+                        body.write(data)
+                    return _reply(answer, body)
+        except httpx.RequestError as err:
+            return _lost(err)
+
+    async def _sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+    async def _all(self, calls: Iterable[Steps[T]]) -> list[T]:
+        """What all come to, in their order, so many at once."""
+        results: dict[int, T] = {}
+        numbered = enumerate(calls)
+
+        async def work() -> None:
+            for number, call in numbered:
+                results[number] = await call
+
+        try:
+            async with anyio.create_task_group() as workers:
+                for _ in range(AT_ONCE):
+                    workers.start_soon(work)
+        except BaseExceptionGroup as err:
+            raise err.exceptions[0] from None
+        return [results[number] for number in sorted(results)]
 
 
 @contextmanager
@@ -499,22 +529,15 @@ class Client(_Api):
     def close(self) -> None:
         self._http.close()
 
-    def _hold(self, steps: Steps[T]) -> T:
-        came: object = None
+    def _run(self, call: Steps[T]) -> T:
         try:
-            while True:
-                wish = steps.send(came)
-                if isinstance(wish, Call):
-                    came = self._send(wish)
-                elif isinstance(wish, float):
-                    time.sleep(wish)
-                else:
-                    came = [self._hold(part) for part in wish]
+            call.send(None)
         except StopIteration as end:
             result: T = end.value
             return result
+        raise AssertionError("a call of Client waited for a loop")
 
-    def _send(self, call: Call[Any]) -> Reply | Lost:
+    async def _send(self, call: Call[Any]) -> Reply | Lost:
         try:
             with _one_try(self, call) as (request, place), self._http.stream(**request) as answer:
                 body = place(answer)
@@ -523,6 +546,12 @@ class Client(_Api):
                 return _reply(answer, body)
         except httpx.RequestError as err:
             return _lost(err)
+
+    async def _sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def _all(self, calls: Iterable[Steps[T]]) -> list[T]:
+        return [await call for call in calls]
 
 
 class AsyncClient(_Api):
@@ -537,45 +566,5 @@ class AsyncClient(_Api):
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def _hold(self, steps: Steps[T]) -> T:
-        came: object = None
-        try:
-            while True:
-                wish = steps.send(came)
-                if isinstance(wish, Call):
-                    came = await self._send(wish)
-                elif isinstance(wish, float):
-                    await anyio.sleep(wish)
-                else:
-                    came = await self._hold_all(wish)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-    async def _hold_all(self, many: Iterable[Steps[Any]]) -> list[object]:
-        results: dict[int, object] = {}
-        numbered = enumerate(many)
-
-        async def work() -> None:
-            for number, steps in numbered:
-                results[number] = await self._hold(steps)
-
-        try:
-            async with anyio.create_task_group() as workers:
-                for _ in range(AT_ONCE):
-                    workers.start_soon(work)
-        except BaseExceptionGroup as err:
-            raise err.exceptions[0] from None
-        return [results[number] for number in sorted(results)]
-
-    async def _send(self, call: Call[Any]) -> Reply | Lost:
-        # local files are quick enough to be read and written between the steps of an event loop
-        try:
-            with _one_try(self, call) as (request, place):
-                async with self._http.stream(**request) as answer:
-                    body = place(answer)
-                    async for data in answer.aiter_bytes():
-                        body.write(data)
-                    return _reply(answer, body)
-        except httpx.RequestError as err:
-            return _lost(err)
+    def _run(self, call: Steps[T]) -> Steps[T]:
+        return call
