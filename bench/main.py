@@ -179,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--dry", action="store_true", help="show the figures and keep nothing")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it started is ended before it ends
     asked = given.only.split(",")
     if unknown := set(asked) - set(parts):
         parser.error(f"--only: there is no {', '.join(sorted(unknown))}; expected some of {', '.join(parts)}")
