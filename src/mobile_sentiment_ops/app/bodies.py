@@ -44,7 +44,7 @@ class ReviewBody(BaseModel):
     text: str = Field(
         validation_alias=AliasChoices("review_text", "text"), description="the text to judge; `text` is understood too"
     )
-    review_id: Name = Field(None, description="your id of the review; made from the text when absent")
+    review_id: Name = Field(None, description="your id of the review; null in the answer when absent")
     app: Name = Field(None, description="the app")
     version: Name = Field(None, description="the version of the app")
     language: Name = Field(None, description="language tag")
