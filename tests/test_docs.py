@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.prediction import PredictionHandler
 from mobile_sentiment_ops.app.train_model import MLOpsHandler
 from mobile_sentiment_ops.cli import app as mso
+from mobile_sentiment_ops.client import Client
 from mobile_sentiment_ops.data.columns import USUAL_NAMES
 from mobile_sentiment_ops.models.kinds import KINDS
 from mobile_sentiment_ops.settings import FIRST_VERSION_VARIABLES, Settings, setting_descriptions
@@ -191,6 +194,27 @@ def test_python_examples_run(
     names: dict[str, object] = {"__name__": "example"}
     for block in _blocks(page, "python"):
         exec(compile(block, str(page), "exec"), names)  # noqa: S102 - our own documents
+    for client in [made for made in names.values() if isinstance(made, Client)]:
+        client.close()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "curl -s" in page.read_text("utf-8")], ids=lambda page: page.stem
+)
+def test_curl_examples_are_answered(page: Path, demo_server: str, tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_text("review_text,app\nLove it,shop\n")
+    asked = 0
+    for block in _blocks(page, "sh"):
+        calls = re.sub(r"^(mso|make) .*$", "", block, flags=re.M)
+        calls = calls.replace("localhost:5001", demo_server).replace("curl -s ", "curl -sSf ")
+        environment = {"PATH": os.environ["PATH"], "KEY": "none is asked for here"}
+        found = subprocess.run(
+            ["sh", "-euc", calls], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert found.returncode == 0, calls + found.stderr
+        asked += calls.count("curl")
+    assert asked
 
 
 def test_what_is_made_from_code_and_figures_is_fresh() -> None:
