@@ -96,21 +96,14 @@ START: Words = {
     "check/s": ("`make check`", " s"),
 }
 
-SERVING_IN_SHORT: Words = {
-    "predict_json/single/cpu_us": ("CPU time of the whole server for one review", " us"),
-    "ratio/mlflow_models_serve": ("what `mlflow models serve` takes for it", " times as much"),
-    "predict/batch100/cpu_us_per_review": ("CPU time for each of a hundred reviews in one request", " us"),
-    "score/parquet_to_parquet_per_s": ("`mso score` from Parquet to Parquet", " reviews/s"),
-    "kill9/acknowledged_missing": ("answered predictions that a hundred random kills lost", ""),
-    "swap/failed": ("requests that failed over fifty changes of the model, 2,000 a second", ""),
-}
-
 SERVING: Words = {
-    **SERVING_IN_SHORT,
+    "predict_json/single/cpu_us": ("CPU time of the whole server for one review", " us"),
     "ratio/constant_answer": ("one review, beside a server that always answers the same", " times"),
+    "ratio/mlflow_models_serve": ("what `mlflow models serve` takes for it", " times as much"),
     "ratio/bentoml_batching": ("what BentoML with batching takes for it", " times as much"),
     "ratio/litserve": ("what LitServe with batching takes for it", " times as much"),
     "ratio/mlserver_batching": ("what MLServer with batching takes for it", " times as much"),
+    "predict/batch100/cpu_us_per_review": ("CPU time for each of a hundred reviews in one request", " us"),
     "keeper/cpu_us_per_review": ("CPU time of the keeper for each recorded prediction", " us"),
     "inprocess/single/us": ("the scorer alone, one review", " us"),
     "inprocess/batch1000/us": ("the scorer alone, each of a thousand", " us"),
@@ -119,12 +112,27 @@ SERVING: Words = {
     "start/worker_cpu_s": ("CPU time of the start of each further worker", " s"),
     "start/worker_private_mb": ("its memory, beside what workers share", " MB"),
     "p99_above_constant_ms": ("p99 at 2,000 requests a second, above that of the constant answer", " ms"),
-    "swap/worst_ms": ("longest answer over fifty changes of the model, 2,000 requests a second", " ms"),
     "csv_800k/others_p99_ms": ("p99 of others while a CSV file of 800,000 rows is answered", " ms"),
+    "swap/worst_ms": ("longest answer over fifty changes of the model, 2,000 requests a second", " ms"),
+    "swap/failed": ("requests that failed over fifty changes of the model, 2,000 a second", ""),
+    "kill9/acknowledged_missing": ("answered predictions that a hundred random kills lost", ""),
     "kill9/duplicated": ("predictions that are recorded twice after a hundred random kills", ""),
     "kill9/torn": ("predictions that are recorded in part after them", ""),
+    "score/parquet_to_parquet_per_s": ("`mso score` from Parquet to Parquet", " reviews/s"),
     "score/ratio_sklearn_pandas": ("what scikit-learn with pandas takes for the same file", " times as much"),
     "score/peak_mb": ("memory of `mso score` at most, whatever the size of the file", " MB"),
+}
+
+SERVING_IN_SHORT: Words = {
+    name: SERVING[name]
+    for name in (
+        "predict_json/single/cpu_us",
+        "ratio/mlflow_models_serve",
+        "predict/batch100/cpu_us_per_review",
+        "score/parquet_to_parquet_per_s",
+        "swap/failed",
+        "kill9/acknowledged_missing",
+    )
 }
 
 
