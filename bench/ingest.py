@@ -79,7 +79,7 @@ def _ingest(file: str, tables: str) -> dict[str, float]:
 
     datasets = FolderDatasets(Path(tables) / "datasets")
     handler = DataHandler(
-        tables=DeltaTables(tables), files=MemoryFiles(), datasets=datasets, clock=SystemClock(), ingest=Ingest()
+        tables=DeltaTables(tables), files=MemoryFiles(), manifests=datasets, clock=SystemClock(), settings=Ingest()
     )
     cpu = time.process_time()
     first = handler.ingest([file])

@@ -25,6 +25,7 @@ from mobile_sentiment_ops.types import Label
 if TYPE_CHECKING:
     import polars as pl
 
+    from mobile_sentiment_ops import ports
     from mobile_sentiment_ops.adapters.store_reviews import StoreReviews
     from mobile_sentiment_ops.app.audit import AuditHandler
     from mobile_sentiment_ops.app.data_pipeline import DataHandler
@@ -32,19 +33,6 @@ if TYPE_CHECKING:
     from mobile_sentiment_ops.app.prediction import PredictionHandler
     from mobile_sentiment_ops.app.train_model import MLOpsHandler
     from mobile_sentiment_ops.models.model import SentimentModel
-    from mobile_sentiment_ops.ports import (
-        Bundles,
-        Clock,
-        Datasets,
-        Files,
-        Keys,
-        Launcher,
-        Live,
-        Registry,
-        Spool,
-        State,
-        Tables,
-    )
 
 
 def find_settings(*, config: Path | None = None, flags: Mapping[str, object] | None = None) -> Resolved:
@@ -62,44 +50,44 @@ class Platform:
     settings: Settings
 
     @cached_property
-    def clock(self) -> Clock:
+    def clock(self) -> ports.Clock:
         from mobile_sentiment_ops.adapters.clock import SystemClock
 
         return SystemClock()
 
     @cached_property
-    def files(self) -> Files:
+    def files(self) -> ports.Files:
         from mobile_sentiment_ops.adapters.files import FsspecFiles
 
         storage = self.settings.storage
         return FsspecFiles(f"{_address(storage.bucket, self.workspace)}/{storage.bucket_name}")
 
     @cached_property
-    def tables(self) -> Tables:
+    def tables(self) -> ports.Tables:
         from mobile_sentiment_ops.adapters.tables import DeltaTables
 
         return DeltaTables(_address(self.settings.storage.tables, self.workspace))
 
     @cached_property
-    def bundles(self) -> Bundles:
+    def bundles(self) -> ports.Bundles:
         from mobile_sentiment_ops.adapters.bundles import FolderBundles
 
         return FolderBundles(self.workspace / "bundles")
 
     @cached_property
-    def live(self) -> Live:
+    def live(self) -> ports.Live:
         from mobile_sentiment_ops.adapters.live import FolderLive
 
         return FolderLive(self.workspace / "live")
 
     @cached_property
-    def datasets(self) -> Datasets:
+    def datasets(self) -> ports.Datasets:
         from mobile_sentiment_ops.adapters.datasets import FolderDatasets
 
         return FolderDatasets(self.workspace / "datasets")
 
     @cached_property
-    def state(self) -> State:
+    def state(self) -> ports.State:
         from mobile_sentiment_ops.adapters.state_sql import SqlState
 
         self.workspace.mkdir(parents=True, exist_ok=True)
@@ -107,25 +95,25 @@ class Platform:
         return SqlState(url, self.clock, anchors=self.workspace / "ledger.anchors")
 
     @cached_property
-    def registry(self) -> Registry:
+    def registry(self) -> ports.Registry:
         from mobile_sentiment_ops.adapters.registry_mlflow import MlflowRegistry
 
         return MlflowRegistry(self.settings.mlflow)
 
     @cached_property
-    def spool(self) -> Spool:
+    def spool(self) -> ports.Spool:
         from mobile_sentiment_ops.adapters.spool import FileSpool
 
         return FileSpool(self.workspace / "spool", max_bytes=self.settings.api.spool_max_mb * 2**20)
 
     @cached_property
-    def keys(self) -> Keys:
+    def keys(self) -> ports.Keys:
         from mobile_sentiment_ops.adapters.keys import FileKeys
 
         return FileKeys(self.workspace / "keys.json")
 
     @cached_property
-    def launcher(self) -> Launcher:
+    def launcher(self) -> ports.Launcher:
         from mobile_sentiment_ops.adapters.launcher import ProcessLauncher
 
         return ProcessLauncher(self.workspace / "logs")
@@ -138,9 +126,9 @@ class Platform:
         return DataHandler(
             tables=self.tables,
             files=self.files,
-            datasets=self.datasets,
+            manifests=self.datasets,
             clock=self.clock,
-            ingest=self.settings.ingest,
+            settings=self.settings.ingest,
             open_url=open_url,
             decide=lambda decision: self.state.decide(decision),
             actor=actor(),

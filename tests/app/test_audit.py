@@ -40,7 +40,7 @@ def handlers(
     ports: MemoryPorts, *, provenance: dict[str, str] | None = None
 ) -> tuple[DataHandler, MLOpsHandler, AuditHandler]:
     data = DataHandler(
-        tables=ports.tables, files=ports.files, datasets=ports.datasets, clock=ports.clock, ingest=Ingest(),
+        tables=ports.tables, files=ports.files, manifests=ports.datasets, clock=ports.clock, settings=Ingest(),
         decide=ports.state.decide, actor="ann",
     )  # fmt: skip
     made_with = provenance or MADE_WITH
@@ -75,7 +75,7 @@ def trained(demo: pl.DataFrame) -> MemoryPorts:
     data, models, _ = handlers(ports)
     data.ingest_frames("folder/reviews.csv?key=1", [demo])
     models.retrain()
-    champion = models.champion()
+    champion = models.state.champion()
     assert champion is not None
     other = "2" if champion.version == "1" else "1"
     models.promote(other, actor="ann", reason="known from the pilot")

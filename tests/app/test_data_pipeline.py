@@ -59,7 +59,7 @@ def make_world(tmp_path: Path, clock: FixedClock) -> Callable[..., World]:
         tables, files, datasets = tables or MemoryTables(), MemoryFiles(), FolderDatasets(tmp_path / "datasets")
         ingest = Ingest.model_validate(settings or {})
         handler = DataHandler(
-            tables=tables, files=files, datasets=datasets, clock=clock, ingest=ingest, open_url=open_url
+            tables=tables, files=files, manifests=datasets, clock=clock, settings=ingest, open_url=open_url
         )
         return World(tmp_path, clock, tables, files, datasets, handler)
 

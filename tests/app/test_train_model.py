@@ -16,7 +16,8 @@ import pytest
 from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryLauncher, MemoryPorts, MemoryRegistry
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.train_model import LEASE, MLOpsHandler, Progress
-from mobile_sentiment_ops.data.dataset import read_manifest, rebuild
+from mobile_sentiment_ops.data.dataset import rebuild
+from mobile_sentiment_ops.data.manifest import read_manifest
 from mobile_sentiment_ops.errors import (
     BundleError,
     Busy,
@@ -119,7 +120,7 @@ class World:
 
 def new_world(ports: MemoryPorts) -> World:
     data = DataHandler(
-        tables=ports.tables, files=ports.files, datasets=ports.datasets, clock=ports.clock, ingest=Ingest()
+        tables=ports.tables, files=ports.files, manifests=ports.datasets, clock=ports.clock, settings=Ingest()
     )
     return World(ports, data)
 
@@ -250,7 +251,7 @@ def test_the_same_data_make_no_better_model(world: World, models: MLOpsHandler, 
     assert verdict.outcome is Outcome.HOLD
     assert verdict.measured["gain"] == 0
     assert verdict.champion == "version 1 (LogisticRegression)"
-    assert models.champion() == first_champion
+    assert models.state.champion() == first_champion
     assert world.ports.registry.aliases() == {"champion": "1", "Production": "1", "challenger": "2"}
     assert world.actions() == [("promote", "1"), ("verdict", "2")]
 
@@ -259,7 +260,7 @@ def test_a_better_candidate_replaces_the_champion(world: World, two_versions: ML
     grow_new_words(world)
     (verdict,) = two_versions.retrain()
     assert verdict.outcome is Outcome.PROMOTE
-    champion = two_versions.champion()
+    champion = two_versions.state.champion()
     assert champion is not None
     assert (champion.version, champion.previous_version, champion.reason) == ("3", "1", verdict.summary)
     assert world.ports.registry.aliases() == {"champion": "3", "Production": "3", "previous": "1"}
@@ -294,7 +295,7 @@ def test_a_baseline_is_recorded_and_never_promoted(world: World, models: MLOpsHa
     (verdict,) = models.retrain(kinds=[kind])
     assert verdict.outcome is Outcome.REJECT
     assert "baseline" in verdict.summary
-    assert models.champion() is None
+    assert models.state.champion() is None
     assert world.ports.registry.aliases() == {}
     assert world.actions() == [("verdict", "1")]
     assert world.ports.registry.runs[0].tags["verdict"] == "REJECT"
@@ -315,7 +316,7 @@ def test_a_champion_whose_files_are_lost_is_replaced_and_the_reason_says_so(
     (verdict,) = models.retrain()
     assert verdict.outcome is Outcome.PROMOTE
     assert verdict.summary.startswith("Version 1, the champion, cannot be opened any more.")
-    now = models.champion()
+    now = models.state.champion()
     assert now is not None
     assert (now.version, now.reason) == ("2", verdict.summary)
 
@@ -454,7 +455,7 @@ def test_a_training_notices_that_its_job_was_cancelled(world: World, models: MLO
         models.retrain(job_id, progress=when("training lr", lambda: world.handler().cancel_job(job_id)))
     assert world.ports.state.job(job_id).state is JobState.CANCELLED
     assert not world.ports.registry.runs
-    assert models.champion() is None
+    assert models.state.champion() is None
 
 
 def test_sigterm_closes_the_job_and_gives_the_lease_back(world: World, models: MLOpsHandler) -> None:
@@ -516,7 +517,7 @@ def test_a_trainer_that_lost_its_lease_cannot_promote(world: World, models: MLOp
     job_id = world.job()
     with pytest.raises(StaleToken, match="lease training was taken over"):
         models.retrain(job_id, progress=when("comparing", sleep_too_long))
-    assert models.champion() is None
+    assert models.state.champion() is None
     assert world.actions() == []
     assert world.ports.registry.aliases() == {}
     assert world.ports.state.job(job_id).state is JobState.FAILED
@@ -530,7 +531,7 @@ def test_a_champion_that_changed_meanwhile_is_not_overwritten(world: World, two_
         two_versions.retrain(
             progress=when("recording", lambda: person.promote("2", actor="ann", reason="known from the pilot"))
         )
-    champion = two_versions.champion()
+    champion = two_versions.state.champion()
     assert champion is not None
     assert (champion.version, champion.actor) == ("2", "ann")
 
@@ -557,7 +558,7 @@ def test_a_candidate_that_cannot_be_recorded_is_not_promoted(
     grow_new_words(world)
     with pytest.raises(Unavailable):
         models.retrain(progress=when("recording", lambda: go_away(world)))
-    assert models.champion() == first_champion
+    assert models.state.champion() == first_champion
     assert world.actions() == [("promote", "1")]
 
 
@@ -608,7 +609,7 @@ def test_a_person_may_overrule_the_gate_with_a_reason(world: World, two_versions
 
 def test_promoting_the_champion_changes_nothing(world: World, two_versions: MLOpsHandler) -> None:
     before = world.actions()
-    assert two_versions.promote("1", actor="ann", reason="sure") == two_versions.champion()
+    assert two_versions.promote("1", actor="ann", reason="sure") == two_versions.state.champion()
     assert world.actions() == before
 
 
@@ -663,7 +664,7 @@ def test_each_rollback_goes_one_champion_further_back(world: World, two_versions
 def test_a_promoted_version_carries_the_hash_of_its_promotion(world: World, two_versions: MLOpsHandler) -> None:
     two_versions.promote("2", actor="ann", reason="known from the pilot")
     entry = world.ports.state.ledger()[-1]
-    (version,) = (found for found in two_versions.versions() if found.version == "2")
+    (version,) = (found for found in two_versions.registry.versions() if found.version == "2")
     assert version.tags[f"ledger.{entry.seq}"] == entry.entry_hash
 
 

@@ -13,8 +13,9 @@ from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryPorts
 from mobile_sentiment_ops.app.audit import AuditHandler
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.train_model import MLOpsHandler
-from mobile_sentiment_ops.data.dataset import Dataset, further_rows, read_manifest
+from mobile_sentiment_ops.data.dataset import Dataset, further_rows
 from mobile_sentiment_ops.data.demo_world import generate
+from mobile_sentiment_ops.data.manifest import read_manifest
 from mobile_sentiment_ops.registry.bundle import unpack_bundle
 from mobile_sentiment_ops.settings import Demo, Gate, Ingest, Training
 
@@ -29,7 +30,7 @@ class Shop:
         self.ports = MemoryPorts(FixedClock(JANUARY))
         ports = self.ports
         self.data = DataHandler(
-            tables=ports.tables, files=ports.files, datasets=ports.datasets, clock=ports.clock, ingest=Ingest(),
+            tables=ports.tables, files=ports.files, manifests=ports.datasets, clock=ports.clock, settings=Ingest(),
             decide=ports.state.decide, actor="ann",
         )  # fmt: skip
 

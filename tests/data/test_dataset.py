@@ -13,13 +13,12 @@ from mobile_sentiment_ops.data.dataset import (
     COLUMNS,
     MIN_ROWS,
     Dataset,
-    Manifest,
     build_dataset,
     check_leakage,
-    read_manifest,
     rebuild,
 )
 from mobile_sentiment_ops.data.duplicates import identify
+from mobile_sentiment_ops.data.manifest import Manifest, read_manifest
 from mobile_sentiment_ops.data.reviews import REVIEW_SCHEMA, labelled
 from mobile_sentiment_ops.data.splits import text_key
 from mobile_sentiment_ops.errors import LeakageError, TooFewRows

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mobile_sentiment_ops.data.dataset import read_manifest
+from mobile_sentiment_ops.data.manifest import read_manifest
 from mobile_sentiment_ops.disk import read_folder
 from mobile_sentiment_ops.errors import BundleError
 from mobile_sentiment_ops.registry.bundle import Bundle, pack_bundle, unpack_bundle

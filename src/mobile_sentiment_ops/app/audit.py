@@ -19,7 +19,8 @@ import polars as pl
 
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.model_files import open_bundle
-from mobile_sentiment_ops.data.dataset import further_rows, read_manifest
+from mobile_sentiment_ops.data.dataset import further_rows
+from mobile_sentiment_ops.data.manifest import read_manifest
 from mobile_sentiment_ops.errors import MsoError, NoModel, NotFound, StoreError, Unavailable
 from mobile_sentiment_ops.models.evaluation import evaluate
 from mobile_sentiment_ops.models.training import go_on, train
@@ -103,27 +104,25 @@ def timeline(
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
 class AuditHandler:
     """The questions of someone who was not there, over the ports it is given."""
 
-    def __init__(
-        self, *, data: DataHandler, registry: Registry, state: State, bundles: Bundles, provenance: Mapping[str, str]
-    ) -> None:
-        self._data = data
-        self._registry = registry
-        self._state = state
-        self._bundles = bundles
-        self._provenance = provenance
+    data: DataHandler
+    registry: Registry
+    state: State
+    bundles: Bundles
+    provenance: Mapping[str, str]
 
     def story(self, version: str) -> Story:
         """Why a version, or the `champion`, is what it is. Its bundle is opened, from the local disk if it is there."""
-        champion = self._state.champion()
+        champion = self.state.champion()
         if version == "champion":
             if champion is None:
                 raise NoModel("there is no champion yet; `mso up` or `mso retrain` makes one")
             version = champion.version
         bundle_hash, bundle = self._open(version)
-        entries = timeline(self._state.ledger(), version=version)
+        entries = timeline(self.state.ledger(), version=version)
         spoken = [entry for entry in entries if entry.decision.actor == "gate"]
         serving = champion is not None and champion.version == version
         return Story(version, bundle_hash, serving, bundle.card, entries, spoken[-1] if spoken else None)
@@ -131,7 +130,7 @@ class AuditHandler:
     def diff(self, before: str, after: str) -> Difference:
         """What the second version answers otherwise than the first, on its own test rows."""
         old, new = self._open(before)[1], self._open(after)[1]
-        rebuilt = self._data.rebuild_dataset(read_manifest(new.manifest))
+        rebuilt = self.data.rebuild_dataset(read_manifest(new.manifest))
         test = rebuilt.dataset.test
         labels, texts = test["label"].to_numpy(), test["review_text"].to_list()
         if not texts:
@@ -177,14 +176,14 @@ class AuditHandler:
         """Train a version again from its manifest, parameters and seed, and compare the answers on its test rows."""
         _, bundle = self._open(version)
         card, then = bundle.card, dict(bundle.card.get("provenance", {}))
-        now = {name: self._provenance.get(name) for name in ENVIRONMENT}
+        now = {name: self.provenance.get(name) for name in ENVIRONMENT}
         differences = [
             f"{name} was {then.get(name, 'not recorded')}, is {now[name]} now"
             for name in ENVIRONMENT
             if then.get(name) != now[name]
         ]
-        rebuilt = self._data.rebuild_dataset(read_manifest(bundle.manifest))
-        known = self._data.known_ids() if rebuilt.missing else set()
+        rebuilt = self.data.rebuild_dataset(read_manifest(bundle.manifest))
+        known = self.data.known_ids() if rebuilt.missing else set()
         edited = [one for one in rebuilt.missing if one in known]
         missing = [one for one in rebuilt.missing if one not in known]
         dataset, rows = rebuilt.dataset, rebuilt.dataset.test.height
@@ -214,14 +213,14 @@ class AuditHandler:
 
     def _open(self, version: str) -> tuple[str, Bundle]:
         """The hash and the bundle of a version: as the champion row and the ledger name it, else the registry."""
-        champion = self._state.champion()
-        named = _bundles_of(self._state.ledger()) | ({champion.version: champion.bundle_hash} if champion else {})
+        champion = self.state.champion()
+        named = _bundles_of(self.state.ledger()) | ({champion.version: champion.bundle_hash} if champion else {})
         if version not in named:
-            named = {one.version: one.bundle_hash for one in self._registry.versions()}
+            named = {one.version: one.bundle_hash for one in self.registry.versions()}
         if version not in named:
             known = ", ".join(named) or "none"
             raise NotFound(f"there is no model version {version}; `mso models list` shows {known}")
-        return named[version], open_bundle(self._bundles, self._registry, version, named[version])
+        return named[version], open_bundle(self.bundles, self.registry, version, named[version])
 
     # --- verify
 
@@ -229,14 +228,14 @@ class AuditHandler:
         """Every check, whether it passed, and what was found; again when a decision came in between."""
         while True:
             try:
-                entries = self._state.ledger()
+                entries = self.state.ledger()
             except StoreError as err:
                 if isinstance(err, Unavailable):
                     raise
                 return [Check("ledger", False, str(err))]
             checks = list(self._checks(entries))
             last = max((entry.seq for entry in entries), default=0)
-            if all(check.passed is not False for check in checks) or not self._state.ledger(after=last):
+            if all(check.passed is not False for check in checks) or not self.state.ledger(after=last):
                 return checks
 
     def _checks(self, entries: Sequence[LedgerEntry]) -> Iterator[Check]:
@@ -245,18 +244,18 @@ class AuditHandler:
         if broken is not None:
             chain = f"entry {broken} is not what was written, or does not follow from the one before it"
         yield Check("ledger", broken is None, chain)
-        yield _checked("anchor file", lambda: _anchored(entries, self._state.anchors(), "kept in ledger.anchors"))
-        yield _checked("champion", lambda: _champion_fault(entries, self._state.champion()))
+        yield _checked("anchor file", lambda: _anchored(entries, self.state.anchors(), "kept in ledger.anchors"))
+        yield _checked("champion", lambda: _champion_fault(entries, self.state.champion()))
         yield from self._bundle_checks(entries)
         yield from self._registry_checks(entries)
 
     def _bundle_checks(self, entries: Sequence[LedgerEntry]) -> Iterator[Check]:
         """Every bundle on this disk is whole and knew a ledger that this one goes on from."""
         heads: list[Anchor] = []
-        faults, there = [], self._bundles.list()
+        faults, there = [], self.bundles.list()
         for bundle_hash in there:
             try:
-                head = unpack_bundle(self._bundles.get(bundle_hash), bundle_hash=bundle_hash).card.get("ledger_head")
+                head = unpack_bundle(self.bundles.get(bundle_hash), bundle_hash=bundle_hash).card.get("ledger_head")
                 heads += [(int(head["seq"]), str(head["hash"]))] if head else []
             except MsoError as err:
                 faults.append(str(err))
@@ -267,8 +266,8 @@ class AuditHandler:
 
     def _registry_checks(self, entries: Sequence[LedgerEntry]) -> Iterator[Check]:
         try:
-            versions, aliases = self._registry.versions(), self._registry.aliases()
-            champion = self._state.champion()
+            versions, aliases = self.registry.versions(), self.registry.aliases()
+            champion = self.state.champion()
         except StoreError as err:
             yield Check("MLflow", None if isinstance(err, Unavailable) else False, str(err))
             return

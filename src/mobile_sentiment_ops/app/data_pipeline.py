@@ -41,29 +41,18 @@ Opener = Callable[[str], AbstractContextManager[BinaryIO]]
 Progress = Callable[[int], None]
 
 
+@dataclass(frozen=True, kw_only=True)
 class DataHandler:
     """Reviews over the ports it is given: tables, files and datasets."""
 
-    def __init__(
-        self,
-        *,
-        tables: Tables,
-        files: Files,
-        datasets: Datasets,
-        clock: Clock,
-        ingest: Ingest,
-        open_url: Opener | None = None,
-        decide: Callable[[Decision], object] = lambda _: None,
-        actor: str = "unknown",
-    ) -> None:
-        self._tables = tables
-        self._files = files
-        self._datasets = datasets
-        self._clock = clock
-        self._settings = ingest
-        self._open_url = open_url
-        self._decide = decide
-        self._actor = actor
+    tables: Tables
+    files: Files
+    manifests: Datasets
+    clock: Clock
+    settings: Ingest
+    open_url: Opener | None = None
+    decide: Callable[[Decision], object] = lambda _: None
+    actor: str = "unknown"
 
     # --- in
 
@@ -81,25 +70,25 @@ class DataHandler:
         the app of rows that name none; `progress` hears the rows read so far. Raises UnreadableFile
         for a file that cannot be read; what was read before it stays, and is skipped next time.
         """
-        extra = {**self._settings.columns, **(columns or {})}
+        extra = {**self.settings.columns, **(columns or {})}
         return self._take_in({source: self._read(source, extra) for source in sources}, app, progress)
 
     def ingest_frames(
         self, name: str, frames: Iterable[pl.DataFrame], *, progress: Progress | None = None
     ) -> IngestReport:
         """The same for rows that are made or fetched: frames with columns of REVIEW_SCHEMA."""
-        return self._take_in({name: _numbered(name, frames, self._settings.batch_rows)}, None, progress)
+        return self._take_in({name: _numbered(name, frames, self.settings.batch_rows)}, None, progress)
 
     def _read(self, source: str, extra: Mapping[str, str]) -> Iterator[Batch]:
         known = partial(recognise, extra=extra)
         with self._open(source) as stream:
-            yield from read_batches(stream, source, known, batch_rows=self._settings.batch_rows)
+            yield from read_batches(stream, source, known, batch_rows=self.settings.batch_rows)
 
     def _open(self, source: str) -> AbstractContextManager[BinaryIO]:
         if "://" in source:
-            if self._open_url is None:
+            if self.open_url is None:
                 raise UnreadableFile(f"{source} is an address; expected a file of this machine here")
-            return self._open_url(source)
+            return self.open_url(source)
         try:
             return Path(source).open("rb")
         except IsADirectoryError as err:
@@ -110,12 +99,12 @@ class DataHandler:
     def _take_in(
         self, sources: Mapping[str, Iterator[Batch]], app: str | None, progress: Progress | None
     ) -> IngestReport:
-        tally = _Tally(self._clock.now())
+        tally = _Tally(self.clock.now())
         seen, seen_rejects = self._seen_reviews(), self._seen_rejects()
         try:
             for source, batches in sources.items():
                 for batch in batches:
-                    checked = check(batch, source, app=app, max_text_chars=self._settings.max_text_chars)
+                    checked = check(batch, source, app=app, max_text_chars=self.settings.max_text_chars)
                     fresh = seen.sort_out(identify(checked.reviews))
                     self._append_reviews(fresh.reviews)
                     self._append_rejects(checked.rejects, seen_rejects)
@@ -123,31 +112,31 @@ class DataHandler:
                     if progress is not None:
                         progress(tally.read)
         finally:  # what was read before an error stays
-            report = tally.report(tuple(sources), self._clock.now())
+            report = tally.report(tuple(sources), self.clock.now())
             if report.read:
-                self._decide(self._decision(report))
+                self.decide(self._decision(report))
         log.info("ingested", read=report.read, new=report.new, updated=report.updated, rejected=report.rejected)
         return report
 
     def _decision(self, report: IngestReport) -> Decision:
         """What the ledger keeps of it: counts and names of files, never a text, an author or a folder."""
         counts = {name: getattr(report, name) for name in ("read", "new", "updated", "duplicate", "rejected")}
-        version = self._tables.version(REVIEWS_TABLE)
+        version = self.tables.version(REVIEWS_TABLE)
         sources = [source.partition("?")[0].rstrip("/").rpartition("/")[2] for source in report.sources]
         figures = {**counts, "reasons": dict(report.reasons), "table_version": version, "sources": sources}
         reason = f"{report.new:,} new and {report.updated:,} changed reviews among {report.read:,} rows"
-        return Decision("ingest", f"{REVIEWS_TABLE} {version}", self._actor, reason, figures)
+        return Decision("ingest", f"{REVIEWS_TABLE} {version}", self.actor, reason, figures)
 
     def _seen_reviews(self) -> SeenReviews:
         seen = SeenReviews()
-        for found in self._tables.batches(REVIEWS_TABLE, ["review_id", "content_hash"]):
+        for found in self.tables.batches(REVIEWS_TABLE, ["review_id", "content_hash"]):
             known = cast(pl.DataFrame, pl.from_arrow(found))
             seen.add(known["review_id"], known["content_hash"])
         return seen
 
     def _seen_rejects(self) -> KeySet:
         seen = KeySet()
-        for found in self._tables.batches(REJECTS_TABLE, _REJECT):
+        for found in self.tables.batches(REJECTS_TABLE, _REJECT):
             seen.add(row_keys(cast(pl.DataFrame, pl.from_arrow(found))))
         return seen
 
@@ -168,9 +157,9 @@ class DataHandler:
             self._append(REJECTS_TABLE, unseen, REJECTS_SCHEMA)
 
     def _append(self, table: str, rows: pl.DataFrame, schema: pl.Schema) -> None:
-        received_at = pl.lit(self._clock.now()).alias("received_at")
+        received_at = pl.lit(self.clock.now()).alias("received_at")
         stored = rows.with_columns(received_at, pl.lit(STORED_FORMAT).alias("format"))
-        self._tables.append(table, stored.select(schema.names()).cast(schema).to_arrow())
+        self.tables.append(table, stored.select(schema.names()).cast(schema).to_arrow())
 
     # --- out
 
@@ -181,7 +170,7 @@ class DataHandler:
 
     def _stored(self, app: str | None = None) -> pl.DataFrame:
         """All rows in the order they came, superseded ones too."""
-        found = self._tables.read(REVIEWS_TABLE, equals={"app": app} if app is not None else None)
+        found = self.tables.read(REVIEWS_TABLE, equals={"app": app} if app is not None else None)
         if not found.num_columns:
             return pl.DataFrame(schema=STORED_SCHEMA)
         rows = cast(pl.DataFrame, pl.from_arrow(found))
@@ -204,7 +193,7 @@ class DataHandler:
 
         The test rows of the kept dataset `judged` judge again until enough newer ones have come.
         """
-        version = self._tables.version(REVIEWS_TABLE)
+        version = self.tables.version(REVIEWS_TABLE)
         dataset = build_dataset(
             self.reviews(),
             test_share=training.test_share,
@@ -216,12 +205,12 @@ class DataHandler:
             judged=self._judged(judged),
             source=f"{REVIEWS_TABLE}, version {version}",
         )
-        self._datasets.put(dataset.fingerprint, dataset.manifest)
+        self.manifests.put(dataset.fingerprint, dataset.manifest)
         return dataset
 
     def rejected_rows(self) -> int:
         """How many rows were refused so far."""
-        return sum(batch.num_rows for batch in self._tables.batches(REJECTS_TABLE, ["reason"]))
+        return sum(batch.num_rows for batch in self.tables.batches(REJECTS_TABLE, ["reason"]))
 
     def _judged(self, fingerprint: str | None) -> Manifest | None:
         """A kept dataset whose rows judged; None when it is not kept any more."""
@@ -235,11 +224,11 @@ class DataHandler:
 
     def datasets(self) -> list[str]:
         """Fingerprints of the kept datasets, oldest first."""
-        return self._datasets.list()
+        return self.manifests.list()
 
     def dataset(self, fingerprint: str) -> Manifest:
         """The kept manifest whose fingerprint starts so; NotFound for none or several."""
-        return read_manifest(self._datasets.get(fingerprint))
+        return read_manifest(self.manifests.get(fingerprint))
 
     def diff_datasets(self, before: str, after: str) -> ManifestDiff:
         """What became of the reviews of one kept dataset in another."""
@@ -259,7 +248,7 @@ class DataHandler:
 
     def store(self, name: str, data: bytes) -> str:
         """Keep a file in the bucket; returns its address."""
-        return self._files.write(name, data)
+        return self.files.write(name, data)
 
 
 _REJECT = ["source", "line", "reason", "row"]

@@ -29,7 +29,8 @@ from mobile_sentiment_ops.app.comparison import baseline, judge
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.long_work import LEASE_SECONDS, alone, close_lost_jobs, schedule_retrain, sigterm_raises
 from mobile_sentiment_ops.app.model_files import compiled_form, open_bundle
-from mobile_sentiment_ops.data.dataset import Dataset, further_rows, read_manifest
+from mobile_sentiment_ops.data.dataset import Dataset, further_rows
+from mobile_sentiment_ops.data.manifest import read_manifest
 from mobile_sentiment_ops.errors import BundleError, Busy, ModelError, NoModel, NotFound, StaleToken, StoreError
 from mobile_sentiment_ops.models.evaluation import evaluate
 from mobile_sentiment_ops.models.kinds import kind_named
@@ -46,17 +47,7 @@ from mobile_sentiment_ops.registry.ledger import LEDGER_TAG, reigns
 from mobile_sentiment_ops.registry.spending import Look, first_look, judged_rows, next_look
 from mobile_sentiment_ops.registry.transitions import ENDED
 from mobile_sentiment_ops.settings import Gate, Training
-from mobile_sentiment_ops.types import (
-    LABELS,
-    Champion,
-    Decision,
-    Job,
-    JobState,
-    Lease,
-    ModelVersion,
-    Outcome,
-    Verdict,
-)
+from mobile_sentiment_ops.types import LABELS, Champion, Decision, Job, JobState, Lease, ModelVersion, Outcome, Verdict
 
 log = structlog.get_logger()
 
@@ -94,37 +85,22 @@ class Parent:
     further: pl.DataFrame
 
 
+@dataclass(frozen=True, kw_only=True)
 class MLOpsHandler:
     """The lifecycle of models over the ports it is given."""
 
-    def __init__(
-        self,
-        *,
-        data: DataHandler,
-        registry: Registry,
-        state: State,
-        bundles: Bundles,
-        live: Live,
-        launcher: Launcher,
-        clock: Clock,
-        training: Training,
-        gate: Gate,
-        provenance: Mapping[str, str],
-        holder: str,
-        patience_seconds: float = LEASE_SECONDS,
-    ) -> None:
-        self._data = data
-        self._registry = registry
-        self._state = state
-        self._bundles = bundles
-        self._live = live
-        self._launcher = launcher
-        self._clock = clock
-        self._training = training
-        self._gate = gate
-        self._provenance = provenance
-        self._holder = holder
-        self._patience_seconds = patience_seconds
+    data: DataHandler
+    registry: Registry
+    state: State
+    bundles: Bundles
+    live: Live
+    launcher: Launcher
+    clock: Clock
+    training: Training
+    gate: Gate
+    provenance: Mapping[str, str]
+    holder: str
+    patience_seconds: float = LEASE_SECONDS
 
     # --- training
 
@@ -133,10 +109,10 @@ class MLOpsHandler:
 
         Raises ModelError when even that model is not better than chance.
         """
-        if (champion := self._state.champion()) is not None:
+        if (champion := self.state.champion()) is not None:
             return champion
-        verdict = self.retrain(kinds=self._training.kinds[:1], progress=progress)[0]
-        if (champion := self._state.champion()) is None:
+        verdict = self.retrain(kinds=self.training.kinds[:1], progress=progress)[0]
+        if (champion := self.state.champion()) is None:
             raise ModelError(f"no model can serve yet: {verdict.summary}")
         return champion
 
@@ -152,54 +128,54 @@ class MLOpsHandler:
         """
         if job_id is None:
             return self._retrain(kinds, progress, patience_seconds=0.0)
-        if (job := self._state.job(job_id)).state is not JobState.QUEUED:
+        if (job := self.state.job(job_id)).state is not JobState.QUEUED:
             raise Busy(f"job {job_id} is {job.state.value}, expected a queued one; `mso retrain` needs none")
-        self._state.update_job(job_id, state=JobState.RUNNING, pid=os.getpid())
+        self.state.update_job(job_id, state=JobState.RUNNING, pid=os.getpid())
 
         def report(step: str, share: float) -> None:
-            told = f"{self._clock.now():%H:%M:%S} {step}\n"
-            job = self._state.update_job(job_id, progress=share, step=step, log=told)
+            told = f"{self.clock.now():%H:%M:%S} {step}\n"
+            job = self.state.update_job(job_id, progress=share, step=step, log=told)
             if job.state in ENDED:
                 raise StaleToken(f"job {job_id} was ended as {job.state.value} meanwhile; its training stops")
             progress(step, share)
 
         try:
             with sigterm_raises():
-                verdicts = self._retrain(kinds, report, job_id=job_id, patience_seconds=self._patience_seconds)
+                verdicts = self._retrain(kinds, report, job_id=job_id, patience_seconds=self.patience_seconds)
         except BaseException as err:
             state = JobState.CANCELLED if isinstance(err, KeyboardInterrupt) else JobState.FAILED
-            self._state.update_job(job_id, state=state, error=str(err) or type(err).__name__)
+            self.state.update_job(job_id, state=state, error=str(err) or type(err).__name__)
             raise
         result = {"verdicts": [asdict(verdict) for verdict in verdicts]}
-        self._state.update_job(job_id, state=JobState.DONE, progress=1.0, step="done", result=result)
+        self.state.update_job(job_id, state=JobState.DONE, progress=1.0, step="done", result=result)
         return verdicts
 
     def schedule_retrain(self, kinds: Sequence[str] | None = None) -> Job:
         """A job that trains in a process of its own; the one that is already on its way, if any."""
-        return schedule_retrain(self._state, self._launcher, self._clock, kinds)
+        return schedule_retrain(self.state, self.launcher, self.clock, kinds)
 
     def cancel_job(self, job_id: str) -> Job:
         """End a job and its process; one that has ended stays as it ended."""
-        job = self._state.job(job_id)
+        job = self.state.job(job_id)
         if job.state in ENDED:
             return job
         # marked first: what its process says when it is told to end does not count any more
-        job = self._state.update_job(job_id, state=JobState.CANCELLED, error="it was told to end")
+        job = self.state.update_job(job_id, state=JobState.CANCELLED, error="it was told to end")
         if job.pid is not None:
-            self._launcher.stop(job.pid)
+            self.launcher.stop(job.pid)
         return job
 
     def missing_kinds(self) -> tuple[str, ...]:
         """Configured kinds that no registered version has: what an interrupted first run left."""
-        known = {version.kind for version in self._registry.versions()}
-        return tuple(kind for kind in self._training.kinds if kind not in known)
+        known = {version.kind for version in self.registry.versions()}
+        return tuple(kind for kind in self.training.kinds if kind not in known)
 
     def newest_dataset(self) -> Dataset:
         """What a training of now learns from and is judged on."""
-        judged = judged_rows(self._state.ledger())
-        return self._data.build_dataset(
-            self._training,
-            min_test_rows=self._gate.min_test_rows,
+        judged = judged_rows(self.state.ledger())
+        return self.data.build_dataset(
+            self.training,
+            min_test_rows=self.gate.min_test_rows,
             not_before=self._test_from(),
             judged=judged.dataset if judged else None,
         )
@@ -207,16 +183,16 @@ class MLOpsHandler:
     def _retrain(
         self, kinds: Sequence[str] | None, progress: Progress, *, patience_seconds: float, job_id: str | None = None
     ) -> list[Verdict]:
-        names = tuple(kinds or self._training.kinds)
-        for name, given in {**{name: {} for name in names}, **self._training.parameters}.items():
+        names = tuple(kinds or self.training.kinds)
+        for name, given in {**{name: {} for name in names}, **self.training.parameters}.items():
             kind_named(name).with_parameters(given)  # an unknown name stops everything before anything is trained
         waiting = partial(progress, "waiting for another training to end", 0.0)
-        with alone(self._state, LEASE, self._holder, patience_seconds=patience_seconds, waiting=waiting) as lease:
+        with alone(self.state, LEASE, self.holder, patience_seconds=patience_seconds, waiting=waiting) as lease:
             self.reconcile(but=job_id)
             progress("building the dataset", 0.0)
             dataset = self.newest_dataset()
-            judged = judged_rows(self._state.ledger(), dataset.test_fingerprint)
-            alpha = (1 - self._gate.confidence) / 2
+            judged = judged_rows(self.state.ledger(), dataset.test_fingerprint)
+            alpha = (1 - self.gate.confidence) / 2
             look = first_look(judged, dataset.test_fingerprint, alpha=alpha, candidates=len(names))
             verdicts = []
             for done, name in enumerate(names):
@@ -233,11 +209,11 @@ class MLOpsHandler:
         candidate = self._train(kind, dataset)
         check_model(candidate.model)
         progress(f"comparing {kind} with the champion on {dataset.test.height} newer reviews", 0.6)
-        champion = self._state.champion()
+        champion = self.state.champion()
         verdict = self._compare(candidate, champion, dataset, look)
         progress(f"recording {kind}", 0.7)
         version = self._record(candidate, verdict, dataset)
-        self._state.decide(_training_decision(candidate, version, dataset, self._training.seed))
+        self.state.decide(_training_decision(candidate, version, dataset, self.training.seed))
         promoted = verdict.outcome is Outcome.PROMOTE
         figures: dict[str, object] = {
             "kind": kind,
@@ -255,13 +231,13 @@ class MLOpsHandler:
         if promoted:
             token = champion.token if champion else 0
             texts = dataset.test["review_text"].to_list()
-            self._live.keep(version.bundle_hash, compiled_form(candidate.model, version.bundle_hash, texts))
-            champion = self._state.change_champion(
+            self.live.keep(version.bundle_hash, compiled_form(candidate.model, version.bundle_hash, texts))
+            champion = self.state.change_champion(
                 version, replace(decision, action="promote"), expected_token=token, fence=lease
             )
             self._project_aliases(champion)
         else:
-            self._state.decide(decision)
+            self.state.decide(decision)
             if kind_named(kind).candidate:
                 self._set_aliases({"challenger": version.version})
         log.info("compared", kind=kind, version=version.version, outcome=verdict.outcome.value)
@@ -269,9 +245,9 @@ class MLOpsHandler:
         return verdict
 
     def _train(self, kind: str, dataset: Dataset) -> Candidate:
-        started_at, wall, cpu = self._clock.now(), time.perf_counter(), time.process_time()
-        seed, given = self._training.seed, self._training.parameters.get(kind, {})
-        parent = self._parent(kind, given, dataset) if self._training.warm_start else None
+        started_at, wall, cpu = self.clock.now(), time.perf_counter(), time.process_time()
+        seed, given = self.training.seed, self.training.parameters.get(kind, {})
+        parent = self._parent(kind, given, dataset) if self.training.warm_start else None
         if parent is None:
             model = train(kind, dataset.train, dataset.validation, seed=seed, parameters=given)
         else:
@@ -285,29 +261,19 @@ class MLOpsHandler:
         decisions = model.decide(probabilities)
         slices = {name: test[name].to_list() for name in ("app", "language")}
         scores = evaluate(labels, probabilities, decisions, slices).metrics()
-        seconds = time.perf_counter() - wall
-        log.info(
-            "trained", kind=kind, rows=dataset.train.height, macro_f1=round(scores["macro_f1"], 4), seconds=seconds
-        )
-        return Candidate(
-            kind,
-            model,
-            probabilities,
-            decisions,
-            {**scores, **fit},
-            started_at,
-            self._clock.now(),
-            parent.version if parent else None,
-        )
+        told = {"macro_f1": round(scores["macro_f1"], 4), "seconds": time.perf_counter() - wall}
+        log.info("trained", kind=kind, rows=dataset.train.height, **told)
+        begun, times = parent.version if parent else None, (started_at, self.clock.now())
+        return Candidate(kind, model, probabilities, decisions, {**scores, **fit}, *times, begun)
 
     def _parent(self, kind: str, parameters: Parameters, dataset: Dataset) -> Parent | None:
         """The newest version of the kind with these parameters, if training can go on from it."""
         made = kind_named(kind)
-        for version in self._registry.versions() if made.more else []:
+        for version in self.registry.versions() if made.more else []:
             if version.kind != kind:
                 continue
             try:
-                bundle = open_bundle(self._bundles, self._registry, version.version, version.bundle_hash)
+                bundle = open_bundle(self.bundles, self.registry, version.version, version.bundle_hash)
             except (BundleError, NotFound) as err:
                 log.warning("training starts anew", kind=kind, version=version.version, error=str(err))
                 return None
@@ -323,15 +289,14 @@ class MLOpsHandler:
             bundle.model if bundle else None,
             dataset,
             champion_version=champion.version if champion else None,
-            suite=load_suite(self._gate.behaviour_file),
-            gate=self._gate,
+            suite=load_suite(self.gate.behaviour_file),
+            gate=self.gate,
             look=look,
-            seed=self._training.seed,
+            seed=self.training.seed,
             probabilities=candidate.probabilities,
         )
 
     def _record(self, candidate: Candidate, verdict: Verdict, dataset: Dataset) -> ModelVersion:
-        kind = kind_named(candidate.kind)
         card = describe_run(
             candidate.model,
             dataset,
@@ -339,40 +304,35 @@ class MLOpsHandler:
             verdict,
             metrics=candidate.metrics,
             trained_at=candidate.finished_at,
-            provenance=self._provenance,
-            seed=self._training.seed,
-            ledger=self._state.ledger(),
-            rejected_rows=self._data.rejected_rows(),
+            provenance=self.provenance,
+            seed=self.training.seed,
+            ledger=self.state.ledger(),
+            rejected_rows=self.data.rejected_rows(),
             parent=candidate.parent,
         )
         cards = {README: model_card(card).encode(), DATA: data_card(card).encode()}
         files, bundle_hash = pack_bundle(candidate.model, card=card, manifest=dataset.manifest, cards=cards)
-        self._bundles.put(files, bundle_hash)
+        self.bundles.put(files, bundle_hash)
+        labels = dataset.test["label"].to_numpy()
+        parameters = {"kind": candidate.kind, "seed": self.training.seed, **candidate.model.parameters}
         run = TrainingRun(
-            name=kind.title,
+            name=kind_named(candidate.kind).title,
             kind=candidate.kind,
             started_at=candidate.started_at,
             finished_at=candidate.finished_at,
-            parameters={
-                "kind": candidate.kind,
-                "seed": str(self._training.seed),
-                **{key: str(value) for key, value in candidate.model.parameters.items()},
-            },
+            parameters={key: str(value) for key, value in parameters.items()},
             metrics=candidate.metrics,
-            tags={**self._provenance, "verdict": verdict.outcome.value, "verdict_summary": verdict.summary},
+            tags={**self.provenance, "verdict": verdict.outcome.value, "verdict_summary": verdict.summary},
             dataset=dataset.summary(),
-            artifacts={
-                **evaluation_artifacts(dataset.test["label"].to_numpy(), candidate.probabilities, candidate.decisions),
-                **cards,
-            },
+            artifacts=evaluation_artifacts(labels, candidate.probabilities, candidate.decisions) | cards,
             bundle=files,
             bundle_hash=bundle_hash,
         )
-        return self._registry.record(run)
+        return self.registry.record(run)
 
     def _test_from(self) -> datetime | None:
         """Where the champion's own test rows begin: newer test rows were seen by neither model."""
-        bundle = self._champion_bundle(self._state.champion())
+        bundle = self._champion_bundle(self.state.champion())
         text = bundle.card["dataset"].get("test_from") if bundle else None
         return datetime.fromisoformat(text) if text else None
 
@@ -382,20 +342,12 @@ class MLOpsHandler:
         if champion is None:
             return None
         try:
-            return open_bundle(self._bundles, self._registry, champion.version, champion.bundle_hash)
+            return open_bundle(self.bundles, self.registry, champion.version, champion.bundle_hash)
         except (BundleError, NotFound) as err:
             log.warning("champion cannot be opened", version=champion.version, error=str(err))
             return None
 
     # --- who answers
-
-    def champion(self) -> Champion | None:
-        """Who answers now."""
-        return self._state.champion()
-
-    def versions(self) -> list[ModelVersion]:
-        """Registered versions, newest first."""
-        return self._registry.versions()
 
     def promote(self, version: str, *, actor: str, reason: str) -> Champion:
         """Let a registered version answer because a person says so: an override, unless the gate said so too.
@@ -403,26 +355,26 @@ class MLOpsHandler:
         Its files are opened and tried first. Raises NotFound for an unknown version, ModelError for a
         baseline, one that gave every test row the same label, and one that fails its checks.
         """
-        known = {found.version: found for found in self._registry.versions()}
+        known = {found.version: found for found in self.registry.versions()}
         if version not in known:
             raise NotFound(f"there is no model version {version}; `mso models list` shows {_some(known)}")
-        bundle = open_bundle(self._bundles, self._registry, version, known[version].bundle_hash)
+        bundle = open_bundle(self.bundles, self.registry, version, known[version].bundle_hash)
         kind, decided = kind_named(bundle.model.kind), bundle.card.get("labels_decided", LABELS)
         if not kind.candidate:
             raise ModelError(f"version {version} cannot be promoted: {baseline(kind)}")
         if len(decided) < 2:
             raise ModelError(f"version {version} cannot be promoted: it gave every test row the label {decided}")
-        self._live.keep(known[version].bundle_hash, compiled_form(bundle.model, known[version].bundle_hash))
+        self.live.keep(known[version].bundle_hash, compiled_form(bundle.model, known[version].bundle_hash))
         agreed = self._verdict_on(known[version])["verdict"] == Outcome.PROMOTE
         return self._override("promote" if agreed else "override", known[version], actor, reason)
 
     def rollback(self, *, actor: str, reason: str) -> Champion:
         """Let the model before the champion answer again, and the one before that at the next rollback;
         works while the registry is away."""
-        champion = self._state.champion()
+        champion = self.state.champion()
         if champion is None:
             raise NoModel("there is no champion to roll back; `mso up` or `mso retrain` makes one")
-        standing = reigns(self._state.ledger())
+        standing = reigns(self.state.ledger())
         if len(standing) < 2:
             raise NoModel(
                 f"version {champion.version} is the first champion: there is none before it to roll back to; "
@@ -432,41 +384,30 @@ class MLOpsHandler:
         if bundle_hash is None and version == champion.previous_version:  # decided before bundles were named
             bundle_hash = champion.previous_bundle_hash
         if bundle_hash is None:
-            bundle_hash = next((one.bundle_hash for one in self._registry.versions() if one.version == version), None)
+            bundle_hash = next((one.bundle_hash for one in self.registry.versions() if one.version == version), None)
         if bundle_hash is None:
             raise NotFound(f"version {version} answered before, and MLflow has it no more; `mso promote` another one")
-        bundle = open_bundle(self._bundles, self._registry, version, str(bundle_hash))
-        self._live.keep(str(bundle_hash), compiled_form(bundle.model, str(bundle_hash)))
-        previous = ModelVersion(
-            version=version,
-            kind=bundle.model.kind,
-            bundle_hash=str(bundle_hash),
-            run_id="",
-            dataset=bundle.card["dataset"]["fingerprint"],
-            created_at=datetime.fromisoformat(bundle.card["trained_at"]),
-        )
+        bundle = open_bundle(self.bundles, self.registry, version, str(bundle_hash))
+        self.live.keep(str(bundle_hash), compiled_form(bundle.model, str(bundle_hash)))
+        dataset, trained_at = bundle.card["dataset"]["fingerprint"], datetime.fromisoformat(bundle.card["trained_at"])
+        previous = ModelVersion(version, bundle.model.kind, str(bundle_hash), "", dataset, trained_at)
         return self._override("rollback", previous, actor, reason)
 
     def _override(self, action: str, version: ModelVersion, actor: str, reason: str) -> Champion:
-        champion = self._state.champion()
+        champion = self.state.champion()
         if champion is not None and champion.bundle_hash == version.bundle_hash:
             return champion
-        figures = {
-            "from": champion.version if champion else None,
-            "to": version.version,
-            "kind": version.kind,
-            "bundle": version.bundle_hash,
-            **self._verdict_on(version),
-        }
+        change = {"from": champion.version if champion else None, "to": version.version}
+        figures = {**change, "kind": version.kind, "bundle": version.bundle_hash, **self._verdict_on(version)}
         decision = Decision(action, version.version, actor, reason, figures)
-        changed = self._state.change_champion(version, decision, expected_token=champion.token if champion else 0)
+        changed = self.state.change_champion(version, decision, expected_token=champion.token if champion else 0)
         self._project_aliases(changed)
         log.info(action, version=version.version, actor=actor, reason=reason)
         return changed
 
     def _verdict_on(self, version: ModelVersion) -> dict[str, object]:
         """What the gate said of a version and where in the ledger, for the decision that overrides it."""
-        for entry in reversed(self._state.ledger()):
+        for entry in reversed(self.state.ledger()):
             found = entry.decision
             if (found.subject, found.actor) == (version.version, "gate"):
                 outcome = found.figures.get("outcome") or version.tags.get("verdict")
@@ -481,12 +422,12 @@ class MLOpsHandler:
         The job `but` is left alone: it is the caller's own. Raises Unavailable when the registry is
         away; the jobs are closed by then.
         """
-        found = close_lost_jobs(self._state, self._launcher, self._clock, but=but)
-        if lost := self._registry.close_lost():
+        found = close_lost_jobs(self.state, self.launcher, self.clock, but=but)
+        if lost := self.registry.close_lost():
             found.append(f"training runs that a process left open when it ended, closed as failed: {lost}")
-        champion = self._state.champion()
+        champion = self.state.champion()
         if champion is not None:
-            pointed, expected = self._registry.aliases(), self._projection(champion)
+            pointed, expected = self.registry.aliases(), self._projection(champion)
             if pointed.get("challenger") == champion.version:
                 expected["challenger"] = None
             wrong = {alias: version for alias, version in expected.items() if pointed.get(alias) != version}
@@ -503,11 +444,8 @@ class MLOpsHandler:
         return found
 
     def _projection(self, champion: Champion) -> dict[str, str | None]:
-        return {
-            "champion": champion.version,
-            "Production": champion.version,
-            "previous": champion.previous_version,
-        }
+        version, previous = champion.version, champion.previous_version
+        return {"champion": version, "Production": version, "previous": previous}
 
     def _project_aliases(self, champion: Champion) -> None:
         """A new champion has no challenger yet."""
@@ -516,11 +454,11 @@ class MLOpsHandler:
 
     def _tag_change(self, champion: Champion) -> None:
         """Its version carries the hash of the entry that made it the champion: one written anew has another."""
-        tags = {f"{LEDGER_TAG}{entry.seq}": entry.entry_hash for entry in reigns(self._state.ledger())[-1:]}
-        self._mirror(lambda: self._registry.attach(champion.version, tags))
+        tags = {f"{LEDGER_TAG}{entry.seq}": entry.entry_hash for entry in reigns(self.state.ledger())[-1:]}
+        self._mirror(lambda: self.registry.attach(champion.version, tags))
 
     def _set_aliases(self, aliases: Mapping[str, str | None]) -> None:
-        self._mirror(lambda: self._registry.set_aliases(aliases))
+        self._mirror(lambda: self.registry.set_aliases(aliases))
 
     def _mirror(self, write: Callable[[], None]) -> None:
         """The registry only mirrors the champion row and the ledger, so that one that is away stops nothing."""
@@ -533,11 +471,8 @@ class MLOpsHandler:
 def _training_decision(candidate: Candidate, version: ModelVersion, dataset: Dataset, seed: int) -> Decision:
     costs = ("train_cpu_seconds", "train_seconds", "peak_memory_mb", "trained_rows", "labels")
     figures = {
-        "kind": candidate.kind,
-        "bundle": version.bundle_hash,
-        "dataset": dataset.fingerprint,
-        "parameters": dict(candidate.model.parameters),
-        "seed": seed,
+        **{"kind": candidate.kind, "bundle": version.bundle_hash, "dataset": dataset.fingerprint},
+        **{"parameters": dict(candidate.model.parameters), "seed": seed},
         "cost": {name: candidate.metrics[name] for name in costs},
     }
     reason = f"{kind_named(candidate.kind).title} learned from {candidate.metrics['trained_rows']:,.0f} reviews"

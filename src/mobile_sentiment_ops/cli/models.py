@@ -45,8 +45,8 @@ def retrain(
 @models.command("list")
 def models_list(context: typer.Context, as_json: Json = False) -> None:
     """List registered models, newest first; the champion is marked."""
-    found = session_of(context).platform().models
-    versions, champion = found.versions(), found.champion()
+    platform = session_of(context).platform()
+    versions, champion = platform.registry.versions(), platform.state.champion()
     serving = champion.version if champion else None
     rows = [
         (
@@ -67,7 +67,7 @@ def models_list(context: typer.Context, as_json: Json = False) -> None:
 @models.command("show")
 def models_show(context: typer.Context, version: str, as_json: Json = False) -> None:
     """Show one registered model with its figures."""
-    versions = {found.version: found for found in session_of(context).platform().models.versions()}
+    versions = {found.version: found for found in session_of(context).platform().registry.versions()}
     if version not in versions:
         raise NotFound(f"there is no model version {version}; `mso models list` shows {', '.join(versions) or 'none'}")
     found = versions[version]

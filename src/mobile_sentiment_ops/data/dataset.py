@@ -16,32 +16,11 @@ from itertools import chain
 import numpy as np
 import polars as pl
 
-from mobile_sentiment_ops.data.manifest import (
-    MANIFEST_FORMAT,
-    MANIFEST_SCHEMA,
-    SPLITS,
-    Manifest,
-    ManifestDiff,
-    diff_manifests,
-    read_manifest,
-)
+from mobile_sentiment_ops.data.manifest import MANIFEST_FORMAT, MANIFEST_SCHEMA, SPLITS, Manifest
 from mobile_sentiment_ops.data.reviews import TIME, labelled
 from mobile_sentiment_ops.data.splits import text_keys
 from mobile_sentiment_ops.errors import LeakageError, TooFewRows
 from mobile_sentiment_ops.types import LABELS
-
-__all__ = [
-    "Dataset",
-    "Manifest",
-    "ManifestDiff",
-    "Rebuilt",
-    "build_dataset",
-    "check_leakage",
-    "diff_manifests",
-    "further_rows",
-    "read_manifest",
-    "rebuild",
-]
 
 MIN_ROWS = 30
 """Distinct labelled texts below which nothing is built."""
