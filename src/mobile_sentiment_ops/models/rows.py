@@ -39,17 +39,6 @@ class Rows:
         found = counted(frame["review_text"].to_arrow(), grams)
         return cls(found, ratings, frame["label"].to_numpy().astype(np.int64))
 
-    def followed_by(self, others: Rows) -> Rows:
-        """These rows and then those."""
-        ends = others.found.starts[1:] + self.found.starts[-1]
-        found = Counted(
-            np.concatenate([self.found.starts, ends]),
-            np.concatenate([self.found.buckets, others.found.buckets]),
-            np.concatenate([self.found.counts, others.found.counts]),
-        )
-        ratings = np.concatenate([self.ratings, others.ratings])
-        return Rows(found, ratings, np.concatenate([self.labels, others.labels]))
-
     def take(self, places: npt.NDArray[np.intp]) -> Rows:
         """The rows at these places, in this order."""
         sizes = np.diff(self.found.starts)[places]
