@@ -108,16 +108,9 @@ class MemoryRegistry:
     def record(self, run: TrainingRun) -> ModelVersion:
         self._answer()
         self.runs.append(run)
-        version = ModelVersion(
-            version=str(len(self.runs)),
-            kind=run.kind,
-            bundle_hash=run.bundle_hash,
-            run_id=f"run-{len(self.runs)}",
-            dataset=str(run.dataset["fingerprint"]),
-            created_at=self._clock.now(),
-            metrics=dict(run.metrics),
-            tags=dict(run.tags),
-        )
+        number, told = str(len(self.runs)), (dict(run.metrics), dict(run.tags))
+        dataset = str(run.dataset["fingerprint"])
+        version = ModelVersion(number, run.kind, run.bundle_hash, f"run-{number}", dataset, self._clock.now(), *told)
         self._versions[version.version] = version
         return version
 

@@ -265,16 +265,9 @@ def _dataset(dataset: Mapping[str, object]) -> DatasetInput:
 
 
 def _version(found: MlflowVersion, metrics: Mapping[str, float]) -> ModelVersion:
-    return ModelVersion(
-        version=str(found.version),
-        kind=found.tags.get("kind", ""),
-        bundle_hash=found.tags["bundle_hash"],
-        run_id=str(found.run_id),
-        dataset=found.tags.get("dataset", ""),
-        created_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
-        metrics=dict(metrics),
-        tags=dict(found.tags),
-    )
+    tags = dict(found.tags)
+    names = str(found.version), tags.get("kind", ""), tags["bundle_hash"], str(found.run_id), tags.get("dataset", "")
+    return ModelVersion(*names, datetime.fromtimestamp(found.creation_timestamp / 1000, UTC), dict(metrics), tags)
 
 
 def _model_files(model: LoggedModel, run: TrainingRun) -> dict[str, bytes]:

@@ -32,18 +32,9 @@ def new_key(name: str, role: Role, apps: Sequence[str], *, days: float | None, n
             f"a key for {name!r} and apps {list(apps)}: expected a name of up to 64 letters, digits, . _ and -, "
             "and apps that are not blank"
         )
-    text = f"mso_{secrets.token_urlsafe(32)}"
-    return text, ApiKey(
-        key_id=secrets.token_hex(4),
-        name=name,
-        role=role,
-        apps=tuple(sorted(set(apps))),
-        digest=sha256(text.encode()).hexdigest(),
-        last4=text[-4:],
-        meter=0,
-        created_at=now,
-        expires_at=None if days is None else now + timedelta(days=days),
-    )
+    text, ends = f"mso_{secrets.token_urlsafe(32)}", None if days is None else now + timedelta(days=days)
+    kept = sha256(text.encode()).hexdigest(), text[-4:]
+    return text, ApiKey(secrets.token_hex(4), name, role, tuple(sorted(set(apps))), *kept, 0, now, ends)
 
 
 def with_key(keys: Sequence[ApiKey], new: ApiKey) -> list[ApiKey]:

@@ -17,12 +17,12 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
+from mobile_sentiment_ops.app.comparison import tested
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.model_files import open_bundle
 from mobile_sentiment_ops.data.dataset import further_rows
 from mobile_sentiment_ops.data.manifest import read_manifest
 from mobile_sentiment_ops.errors import MsoError, NoModel, NotFound, StoreError, Unavailable
-from mobile_sentiment_ops.models.evaluation import evaluate
 from mobile_sentiment_ops.models.training import go_on, train
 from mobile_sentiment_ops.ports import Bundles, Registry, State
 from mobile_sentiment_ops.registry.bundle import Bundle, unpack_bundle
@@ -132,45 +132,22 @@ class AuditHandler:
         old, new = self._open(before)[1], self._open(after)[1]
         rebuilt = self.data.rebuild_dataset(read_manifest(new.manifest))
         test = rebuilt.dataset.test
-        labels, texts = test["label"].to_numpy(), test["review_text"].to_list()
-        if not texts:
+        if not test.height:
             raise NotFound(f"none of the test reviews of version {after} is there any more; ingest their files again")
-        slices = {name: test[name].to_list() for name in ("app", "language")}
-        figures, decided = [], []
-        for model in (old.model, new.model):
-            probabilities = model.probabilities(texts, test["rating"].to_list())
-            decided.append(model.decide(probabilities))
-            figures.append(evaluate(labels, probabilities, decided[-1], slices).metrics())
-        changed = [
-            Changed(
-                test["review_id"][at],
-                texts[at],
-                LABELS[labels[at]].value,
-                LABELS[first].value,
-                LABELS[second].value,
-                "fixed" if second == labels[at] else "broken" if first == labels[at] else "neither",
-            )
-            for at, (first, second) in enumerate(zip(*(found.tolist() for found in decided), strict=True))
-            if first != second
-        ]
+        (_, first, figures), (_, second, others) = (tested(model, test) for model in (old.model, new.model))
+        rows = zip(test["review_id"], test["review_text"], test["label"], first, second, strict=True)
+        changed = []
+        for review_id, text, label, a, b in rows:
+            if a != b:
+                outcome = "fixed" if b == label else "broken" if a == label else "neither"
+                changed.append(Changed(review_id, text, LABELS[label], LABELS[a], LABELS[b], outcome))
         outcomes = [one.outcome for one in changed]
-        learned, judged = (
-            set(kept.rows.filter(part)["review_id"])
-            for kept, part in (
-                (read_manifest(old.manifest), pl.col("split") != "test"),
-                (read_manifest(new.manifest), pl.col("split") == "test"),
-            )
-        )
-        return Difference(
-            before,
-            after,
-            len(texts),
-            len(judged.intersection(rebuilt.missing)),
-            len(learned.intersection(test["review_id"])),
-            {name: (value, figures[1][name]) for name, value in figures[0].items()},
-            {name: outcomes.count(name) for name in ("fixed", "broken", "neither")},
-            changed,
-        )
+        learned = set(read_manifest(old.manifest).rows.filter(pl.col("split") != "test")["review_id"])
+        judged = set(read_manifest(new.manifest).rows.filter(pl.col("split") == "test")["review_id"])
+        missing, seen = len(judged.intersection(rebuilt.missing)), len(learned.intersection(test["review_id"]))
+        pairs = {name: (value, others[name]) for name, value in figures.items()}
+        counts = {name: outcomes.count(name) for name in ("fixed", "broken", "neither")}
+        return Difference(before, after, test.height, missing, seen, pairs, counts, changed)
 
     def rebuild(self, version: str) -> Repeat:
         """Train a version again from its manifest, parameters and seed, and compare the answers on its test rows."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import polars as pl
+
 from mobile_sentiment_ops.data.dataset import Dataset
+from mobile_sentiment_ops.models.evaluation import Indices, evaluate
 from mobile_sentiment_ops.models.kinds import Kind, kind_named
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.models.rows import Floats
@@ -45,6 +48,14 @@ def answers(
         model_mb=sum(map(len, model.files().values())) / 2**20,
         behaviour=pass_shares(model, suite),
     )
+
+
+def tested(model: SentimentModel, test: pl.DataFrame) -> tuple[Floats, Indices, dict[str, float]]:
+    """Probabilities (n, 3), decisions (n,) and figures of a model on a dataset's test rows."""
+    probabilities = model.probabilities(test["review_text"].to_list(), test["rating"].to_list())
+    decisions = model.decide(probabilities)
+    slices = {name: test[name].to_list() for name in ("app", "language")}
+    return probabilities, decisions, evaluate(test["label"].to_numpy(), probabilities, decisions, slices).metrics()
 
 
 def judge(

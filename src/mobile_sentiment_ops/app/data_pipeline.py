@@ -16,7 +16,7 @@ import structlog
 
 from mobile_sentiment_ops.data.columns import USUAL_NAMES, recognise, require_text
 from mobile_sentiment_ops.data.dataset import Dataset, Rebuilt, build_dataset, rebuild
-from mobile_sentiment_ops.data.duplicates import KeySet, SeenReviews, identify, row_keys
+from mobile_sentiment_ops.data.duplicates import Fresh, KeySet, SeenReviews, identify, row_keys
 from mobile_sentiment_ops.data.language import detect_languages
 from mobile_sentiment_ops.data.manifest import Manifest, ManifestDiff, diff_manifests, read_manifest
 from mobile_sentiment_ops.data.quality import AuthorDays, QualityReport, quality
@@ -108,9 +108,9 @@ class DataHandler:
                     fresh = seen.sort_out(identify(checked.reviews))
                     self._append_reviews(fresh.reviews)
                     self._append_rejects(checked.rejects, seen_rejects)
-                    tally.count(batch, checked, new=fresh.new, updated=fresh.updated, duplicate=fresh.duplicate)
+                    tally.count(batch, checked, fresh)
                     if progress is not None:
-                        progress(tally.read)
+                        progress(tally.counts["read"])
         finally:  # what was read before an error stays
             report = tally.report(tuple(sources), self.clock.now())
             if report.read:
@@ -270,19 +270,14 @@ class _Tally:
     """The report while it grows."""
 
     started_at: datetime
-    read: int = 0
-    new: int = 0
-    updated: int = 0
-    duplicate: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     mapping: dict[str, str] = field(default_factory=dict)
     authors: AuthorDays = field(default_factory=AuthorDays)
 
-    def count(self, batch: Batch, checked: Checked, *, new: int, updated: int, duplicate: int) -> None:
-        self.read += batch.rows.height + len(batch.rejected)
-        self.new += new
-        self.updated += updated
-        self.duplicate += duplicate
+    def count(self, batch: Batch, checked: Checked, fresh: Fresh) -> None:
+        read = batch.rows.height + len(batch.rejected)
+        self.counts.update(read=read, new=fresh.new, updated=fresh.updated, duplicate=fresh.duplicate)
         self.reasons.update(checked.rejects["rule"])
         self.mapping.update(batch.mapping)
         if checked.authors is not None:
@@ -290,15 +285,8 @@ class _Tally:
 
     def report(self, sources: tuple[str, ...], finished_at: datetime) -> IngestReport:
         burst = self.authors.finding()
-        return IngestReport(
-            sources=sources,
-            read=self.read,
-            new=self.new,
-            updated=self.updated,
-            duplicate=self.duplicate,
-            rejected=self.reasons.total(),
-            reasons=dict(self.reasons.most_common()),
-            mapping=dict(self.mapping),
-            seconds=(finished_at - self.started_at).total_seconds(),
-            notes=(burst.sentence,) if burst.exceeded else (),
-        )
+        read, new, updated, duplicate = (self.counts[name] for name in ("read", "new", "updated", "duplicate"))
+        reasons, seconds = dict(self.reasons.most_common()), (finished_at - self.started_at).total_seconds()
+        notes = (burst.sentence,) if burst.exceeded else ()
+        rejected, mapping = self.reasons.total(), dict(self.mapping)
+        return IngestReport(sources, read, new, updated, duplicate, rejected, reasons, mapping, seconds, notes)

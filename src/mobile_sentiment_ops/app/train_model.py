@@ -25,14 +25,13 @@ import numpy as np
 import polars as pl
 import structlog
 
-from mobile_sentiment_ops.app.comparison import baseline, judge
+from mobile_sentiment_ops.app.comparison import baseline, judge, tested
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.long_work import LEASE_SECONDS, alone, close_lost_jobs, schedule_retrain, sigterm_raises
 from mobile_sentiment_ops.app.model_files import compiled_form, open_bundle
 from mobile_sentiment_ops.data.dataset import Dataset, further_rows
 from mobile_sentiment_ops.data.manifest import read_manifest
 from mobile_sentiment_ops.errors import BundleError, Busy, ModelError, NoModel, NotFound, StaleToken, StoreError
-from mobile_sentiment_ops.models.evaluation import evaluate
 from mobile_sentiment_ops.models.kinds import kind_named
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.models.plots import evaluation_artifacts
@@ -255,12 +254,7 @@ class MLOpsHandler:
         fit = {"train_seconds": time.perf_counter() - wall, "train_cpu_seconds": time.process_time() - cpu}
         fit |= {"trained_rows": float(dataset.train.height + dataset.validation.height)}
         fit |= {"labels": fit["trained_rows"] + dataset.test.height, "peak_memory_mb": _peak_memory_mb()}
-        test = dataset.test
-        labels = test["label"].to_numpy()
-        probabilities = model.probabilities(test["review_text"].to_list(), test["rating"].to_list())
-        decisions = model.decide(probabilities)
-        slices = {name: test[name].to_list() for name in ("app", "language")}
-        scores = evaluate(labels, probabilities, decisions, slices).metrics()
+        probabilities, decisions, scores = tested(model, dataset.test)
         told = {"macro_f1": round(scores["macro_f1"], 4), "seconds": time.perf_counter() - wall}
         log.info("trained", kind=kind, rows=dataset.train.height, **told)
         begun, times = parent.version if parent else None, (started_at, self.clock.now())

@@ -96,19 +96,10 @@ def tune(
         found = len(_finished(study))
         chosen: dict[str, int | float | str] = {name: _short(study.best_params[name]) for name in space}
     answers = objective.decisions({**today, **chosen})
+    score = macro_f1_interval(objective.labels, answers, seed=seed)
     gain = gain_interval(objective.labels, answers, usual, seed=seed)
-    return Tuned(
-        kind=kind,
-        parameters=chosen,
-        better=gain.value > 0,
-        macro_f1=macro_f1_interval(objective.labels, answers, seed=seed),
-        gain=gain,
-        trials=found,
-        new_trials=found - before,
-        train_rows=dataset.train.height,
-        validation_rows=dataset.validation.height,
-        seconds=time.monotonic() - began,
-    )
+    rows = dataset.train.height, dataset.validation.height
+    return Tuned(kind, chosen, gain.value > 0, score, gain, found, found - before, *rows, time.monotonic() - began)
 
 
 @contextmanager

@@ -62,8 +62,7 @@ def gain_interval(
     >>> gain_interval(labels, labels, labels, seed=0)
     Interval(value=0.0, low=0.0, high=0.0)
     """
-    drawn = _resampled(labels, candidate, champion, seed=seed, samples=samples)
-    return _interval(macro_f1(drawn.sum(axis=3)) - macro_f1(drawn.sum(axis=2)), confidence)
+    return paired_intervals(labels, candidate, champion, seed=seed, samples=samples, confidence=confidence)[2]
 
 
 def paired_intervals(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from importlib.resources import files
 from typing import Any, cast
@@ -25,7 +26,7 @@ from mobile_sentiment_ops.models.intervals import macro_f1_interval, score_inter
 from mobile_sentiment_ops.models.kinds import KINDS
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.registry.bundle import strict
-from mobile_sentiment_ops.types import LABELS, Interval, LedgerEntry, Verdict
+from mobile_sentiment_ops.types import LABELS, LedgerEntry, Verdict
 
 Card = Mapping[str, Any]
 
@@ -62,6 +63,7 @@ def describe_run(
     """All that a card tells of a run; `decisions` (n,) are the answers on the dataset's test rows, `parent` is
     the version that the training went on from, if it did."""
     labels = dataset.test["label"].to_numpy()
+    intervals = score_intervals(labels, decisions, seed=seed)
     head = {"seq": ledger[-1].seq, "hash": ledger[-1].entry_hash} if ledger else None
     card = {
         "kind": model.kind,
@@ -70,17 +72,10 @@ def describe_run(
         "trained_at": trained_at.isoformat(),
         "dataset": {**dataset.summary(), **_counts(dataset), "rejected": rejected_rows},
         "metrics": dict(metrics),
-        "intervals": {name: _ends(found) for name, found in score_intervals(labels, decisions, seed=seed).items()},
+        "intervals": {name: (found.low, found.high) for name, found in intervals.items()},
         "slices": {name: _slices(dataset.test[name], labels, decisions, seed) for name in ("language", "app")},
         "labels_decided": sorted({LABELS[at].value for at in decisions.tolist()}),
-        "verdict": {
-            "outcome": verdict.outcome.value,
-            "summary": verdict.summary,
-            "champion": verdict.champion,
-            "reasons": list(verdict.reasons),
-            "measured": dict(verdict.measured),
-            "limits": dict(verdict.limits),
-        },
+        "verdict": asdict(verdict),
         "provenance": dict(provenance),
         "seed": seed,
         "ledger_head": head,
@@ -92,10 +87,6 @@ def describe_run(
         },
     }
     return cast(dict[str, Any], strict(card))
-
-
-def _ends(found: Interval) -> list[float]:
-    return [found.low, found.high]
 
 
 def _counts(dataset: Dataset) -> dict[str, object]:

@@ -136,15 +136,11 @@ def _measured(
 ) -> dict[str, float]:
     right, rival_right = candidate == labels, rival == labels
     mended, spoiled = int((right & ~rival_right).sum()), int((~right & rival_right).sum())
-    measured = {"test_rows": float(len(labels))}
+    measured = {"test_rows": float(len(labels)), "changed_rows": float((candidate != rival).sum())}
     for name, found in zip(("candidate_macro_f1", "rival_macro_f1", "gain"), intervals, strict=True):
         measured |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-    return measured | {
-        "changed_rows": float((candidate != rival).sum()),
-        "mended_rows": float(mended),
-        "spoiled_rows": float(spoiled),
-        "mcnemar_p": mcnemar(mended, spoiled),
-    }
+    changes = {"mended_rows": float(mended), "spoiled_rows": float(spoiled)}
+    return {**measured, **changes, "mcnemar_p": mcnemar(mended, spoiled)}
 
 
 def _on_interval(gain: Interval, gate: Gate) -> Finding:
@@ -206,10 +202,8 @@ def _on_answers(measured: Mapping[str, float], gate: Gate) -> Iterator[Finding]:
     lost = (measured["spoiled_rows"] - measured["mended_rows"]) / measured["test_rows"]
     if lost > gate.margin and measured["mcnemar_p"] < 1 - gate.confidence:
         found = f"{lost:.1%} of all, beyond {gate.margin:.1%} (gate.margin), McNemar's p {measured['mcnemar_p']:.2g}"
-        yield (
-            Outcome.HOLD,
-            f"It spoils more answers than it mends: {found}; a person may say that macro-F1 is worth it.",
-        )
+        told = f"It spoils more answers than it mends: {found}; a person may say that macro-F1 is worth it."
+        yield Outcome.HOLD, told
 
 
 def _on_parts(losses: Sequence[Loss], gate: Gate) -> Iterator[Finding]:
@@ -231,10 +225,8 @@ def _on_budgets(measured: Mapping[str, float], gate: Gate) -> Iterator[Finding]:
     if ece > allowed:
         yield Outcome.REJECT, f"Its confidence is off by {ece:.3f} (ECE), {allowed:.3f} is allowed (gate.max_ece)."
     if (found := measured["candidate_cpu_us_per_review"]) > (most := gate.max_us_per_review):
-        yield (
-            Outcome.REJECT,
-            f"It takes {found:,.1f} us of CPU a review, {most:,g} are allowed (gate.max_us_per_review).",
-        )
+        told = f"It takes {found:,.1f} us of CPU a review, {most:,g} are allowed (gate.max_us_per_review)."
+        yield Outcome.REJECT, told
     if (found := measured["candidate_mb"]) > (most := gate.max_model_mb):
         yield Outcome.REJECT, f"It takes {found:,.1f} MB, {most:,g} are allowed (gate.max_model_mb)."
 
@@ -287,12 +279,5 @@ def _verdict(
             f"{measured['spoiled_rows']:,.0f} from right to wrong."
         )
     limits = {name: float(value) for name, value in gate.model_dump().items() if isinstance(value, int | float)}
-    return Verdict(
-        outcome=outcome,
-        candidate=candidate.name,
-        champion=champion.name if champion else None,
-        measured=measured,
-        limits=limits,
-        reasons=reasons,
-        summary=f"{head}{scores} {' '.join(reasons)}",
-    )
+    names, summary = (candidate.name, champion.name if champion else None), f"{head}{scores} {' '.join(reasons)}"
+    return Verdict(outcome, *names, measured, limits, reasons, summary)

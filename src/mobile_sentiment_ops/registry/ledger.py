@@ -36,16 +36,8 @@ def chain_entry(seq: int, at: datetime, decision: Decision, previous_hash: str) 
     >>> first.previous_hash == GENESIS, len(first.entry_hash)
     (True, 64)
     """
-    body = [
-        seq,
-        at.isoformat(),
-        decision.action,
-        decision.subject,
-        decision.actor,
-        decision.reason,
-        decision.figures,
-        previous_hash,
-    ]
+    told = (decision.action, decision.subject, decision.actor, decision.reason, decision.figures)
+    body = [seq, at.isoformat(), *told, previous_hash]
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return LedgerEntry(seq, at, decision, previous_hash, hashlib.sha256(text.encode()).hexdigest())
 

@@ -36,17 +36,9 @@ def next_champion(
             f"the champion changed meanwhile (token {token}, expected {expected_token}); "
             "look at the new champion and decide again"
         )
-    return Champion(
-        version=new.version,
-        kind=new.kind,
-        bundle_hash=new.bundle_hash,
-        previous_version=current.version if current else None,
-        previous_bundle_hash=current.bundle_hash if current else None,
-        promoted_at=at,
-        actor=decision.actor,
-        reason=decision.reason,
-        token=token + 1,
-    )
+    before, bundle = (current.version, current.bundle_hash) if current else (None, None)
+    actor, reason = decision.actor, decision.reason
+    return Champion(new.version, new.kind, new.bundle_hash, before, bundle, at, actor, reason, token + 1)
 
 
 def changed_job(job: Job, at: datetime, **changes: Unpack[JobChanges]) -> Job:
