@@ -89,17 +89,15 @@ class Status:
 
 def status(platform: Platform) -> Status:
     """What runs and answers; asking starts and makes nothing."""
-    there = _has_state(platform)
     api_url = _api_url(platform.settings)
-    answer = _ask(f"{api_url}/readyz")
     return Status(
         workspace=str(platform.workspace),
         up_pid=charged.pid if (charged := Processes(platform.workspace).charged()) else None,
         api_url=api_url,
-        api="does not answer" if answer is None else _readiness(answer),
+        api=_readiness(_ask(f"{api_url}/readyz")),
         mlflow_url=platform.settings.mlflow.tracking_uri,
         mlflow="answers" if platform.registry.reachable() else "does not answer",
-        champion=platform.state.champion() if there else None,
+        champion=platform.state.champion() if _has_state(platform) else None,
         reviews=sum(rows.num_rows for rows in platform.tables.batches("reviews", ["review_id"])),
         jobs=_unfinished(platform),
     )
@@ -154,8 +152,7 @@ class _Stack:
         folder, (host, port) = self._platform.workspace, own
         command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-        command += ["--artifacts-destination", str(folder / "mlflow-artifacts")]
-        self._start("mlflow", command, QUIET_MLFLOW)
+        self._start("mlflow", [*command, "--artifacts-destination", str(folder / "mlflow-artifacts")], QUIET_MLFLOW)
 
     def _start_api(self) -> None:
         self._start("api", [sys.executable, "-m", "mobile_sentiment_ops", "serve", "--no-train"])
@@ -169,18 +166,17 @@ class _Stack:
             raise KeyboardInterrupt
 
     def _initial_data(self) -> Sequence[str]:
-        given = self._settings.training.initial_data
-        if not given and self._platform.tables.version("reviews") < 0:
-            self._make_demo_world()
-        return [given] if given else []
+        """The file that the settings name; without one and without reviews, the demo world is taken in."""
+        if given := self._settings.training.initial_data:
+            return [given]
+        if self._platform.tables.version("reviews") < 0:
+            step = self._screen.step("demo world")
+            step.at("generating reviews, as there are none and no --data")
+            from mobile_sentiment_ops.data.demo_world import generate
 
-    def _make_demo_world(self) -> None:
-        step = self._screen.step("demo world")
-        step.at("generating reviews, as there are none and no --data")
-        from mobile_sentiment_ops.data.demo_world import generate
-
-        report = self._platform.data.ingest_frames("demo world", [generate(self._settings.demo).reviews])
-        step.done(f"{report.new:,} synthetic reviews; no person wrote them (docs/demo-world.md)")
+            report = self._platform.data.ingest_frames("demo world", [generate(self._settings.demo).reviews])
+            step.done(f"{report.new:,} synthetic reviews; no person wrote them (docs/demo-world.md)")
+        return []
 
     def _take_in(self, sources: Sequence[str]) -> None:
         if not sources:
@@ -371,8 +367,10 @@ def _ask(url: str) -> tuple[int, bytes] | None:
     return answer.status_code, answer.content
 
 
-def _readiness(answer: tuple[int, bytes]) -> str:
+def _readiness(answer: tuple[int, bytes] | None) -> str:
     """What /readyz says, in a few words."""
+    if answer is None:
+        return "does not answer"
     try:
         found = json.loads(answer[1])
         return f"ready, version {found['model_version']}" if answer[0] == 200 else f"not ready: {found['detail']}"

@@ -57,15 +57,16 @@ def _explain(parts: Parts, body: bytes, as_page: bool) -> Response:
     if as_page:
         return pages.explanation_page(asked.text, label, found, shown)
     rest = [sum(one.effects[at] for one in others) for at in range(len(LABELS))]
+    words = [
+        {"words": one.words, **_told(label, one.effects), "spans": one.spans, "shared": one.shared} for one in shown
+    ]
     told = {
         "prediction": found.decided,
         "probabilities": _by_label(found.probabilities),
         "model_version": live.version,
         "label": label,
         "exact": found.exact,
-        "words": [
-            {"words": one.words, **_told(label, one.effects), "spans": one.spans, "shared": one.shared} for one in shown
-        ],
+        "words": words,
         "rest": {"count": len(others), **_told(label, rest)},
         "bias": _told(label, found.bias),
         "offsets": _by_label(found.offsets),

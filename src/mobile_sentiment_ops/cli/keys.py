@@ -51,14 +51,10 @@ def keys_list(context: typer.Context, as_json: Json = False) -> None:
     mso keys list
     """
     found = session_of(context).platform().keys.list()
-    rows = [
-        (
-            *(key.key_id, key.name, key.role, ", ".join(key.apps) or "all"),
-            *(at and f"{at:%Y-%m-%d %H:%M}" for at in (key.created_at, key.expires_at)),
-            key.last4,
-        )
-        for key in found
-    ]
+    rows = []
+    for key in found:
+        times = (at and f"{at:%Y-%m-%d %H:%M}" for at in (key.created_at, key.expires_at))
+        rows.append((key.key_id, key.name, key.role, ", ".join(key.apps) or "all", *times, key.last4))
     columns = ("id", "name", "role", "apps", "made (UTC)", "ends (UTC)", "last 4")
     answer(as_json, {"keys": [_shown(key) for key in found]}, columns, rows)
 
@@ -77,9 +73,8 @@ def keys_revoke(
 
     found = session_of(context).platform()
     gone = revoke_key(found.keys, found.state, key_id, actor=actor())
-    answer(
-        as_json, {"revoked": gone.key_id, "name": gone.name}, ("", ""), [("revoked", f"{gone.key_id} of {gone.name}")]
-    )
+    told = {"revoked": gone.key_id, "name": gone.name}
+    answer(as_json, told, ("", ""), [("revoked", f"{gone.key_id} of {gone.name}")])
 
 
 def _shown(key: ApiKey) -> dict[str, object]:

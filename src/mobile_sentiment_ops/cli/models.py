@@ -48,18 +48,11 @@ def models_list(context: typer.Context, as_json: Json = False) -> None:
     platform = session_of(context).platform()
     versions, champion = platform.registry.versions(), platform.state.champion()
     serving = champion.version if champion else None
-    rows = [
-        (
-            "champion" if one.version == serving else "",
-            one.version,
-            one.kind,
-            f"{one.metrics['macro_f1']:.3f}" if "macro_f1" in one.metrics else None,
-            one.tags.get("verdict"),
-            f"{one.created_at:%Y-%m-%d %H:%M}",
-            one.dataset[:12],
-        )
-        for one in versions
-    ]
+    rows = []
+    for one in versions:
+        score, at = one.metrics.get("macro_f1"), f"{one.created_at:%Y-%m-%d %H:%M}"
+        mark, shown = "champion" if one.version == serving else "", None if score is None else f"{score:.3f}"
+        rows.append((mark, one.version, one.kind, shown, one.tags.get("verdict"), at, one.dataset[:12]))
     columns = ("", "version", "kind", "macro-F1", "verdict", "trained (UTC)", "dataset")
     answer(as_json, {"champion": serving, "versions": versions}, columns, rows)
 

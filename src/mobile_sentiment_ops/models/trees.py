@@ -123,14 +123,6 @@ class Trees:
         )
         if not within or ((left == own) != (right == own)).any():
             raise BundleError("the files trees_*.npy lead nowhere: they are not of one model with these words")
-        return cls(
-            roots=roots,
-            classes=classes,
-            left=left,
-            right=right,
-            column=column,
-            threshold=read("threshold", np.float32, size),
-            absent_left=read("absent_left", np.bool_, size),
-            leaf=read("leaf", np.float32, size),
-            base=read("base", np.float64, len(LABELS)),
-        )
+        threshold, absent_left = read("threshold", np.float32, size), read("absent_left", np.bool_, size)
+        leaf, base = read("leaf", np.float32, size), read("base", np.float64, len(LABELS))
+        return cls(roots, classes, left, right, column, threshold, absent_left, leaf, base)
