@@ -180,9 +180,17 @@ def _ratio(part: Counts, whole: Counts) -> Floats:
 
 def _slice_scores(labels: Indices, decisions: Indices, values: Sequence[str | None]) -> dict[str, float]:
     places = np.array(values, dtype=object)
-    counted = Counter(value for value in values if value)
     return {
         value: float(macro_f1(confusion_matrix(labels[places == value], decisions[places == value])))
-        for value, rows in counted.most_common(MAX_SLICES)
-        if rows >= MIN_SLICE_ROWS
+        for value, _ in common_values(values)
     }
+
+
+def common_values(values: Sequence[str | None], most: int = MAX_SLICES) -> list[tuple[str, int]]:
+    """The values of at least MIN_SLICE_ROWS rows, at most so many, with their rows: the commonest first.
+
+    >>> common_values(["lamp"] * 60 + ["torch", None])
+    [('lamp', 60)]
+    """
+    counted = sorted(Counter(filter(None, values)).items(), key=lambda found: (-found[1], found[0]))
+    return [(value, rows) for value, rows in counted[:most] if rows >= MIN_SLICE_ROWS]

@@ -17,11 +17,12 @@ from datetime import datetime
 from importlib.resources import files
 from typing import Any, cast
 
+import numpy as np
 import polars as pl
 
 from mobile_sentiment_ops.data.dataset import Dataset
 from mobile_sentiment_ops.data.manifest import SPLITS
-from mobile_sentiment_ops.models.evaluation import MIN_SLICE_ROWS, Indices
+from mobile_sentiment_ops.models.evaluation import Indices, common_values
 from mobile_sentiment_ops.models.intervals import macro_f1_interval, score_intervals
 from mobile_sentiment_ops.models.kinds import KINDS
 from mobile_sentiment_ops.models.model import SentimentModel
@@ -109,13 +110,10 @@ def _counted(rows: pl.DataFrame, column: str) -> dict[str, dict[str, int]]:
 
 def _slices(values: pl.Series, labels: Indices, decisions: Indices, seed: int) -> dict[str, dict[str, float]]:
     """Macro-F1 with its interval for each value of a column with rows enough."""
-    counts = values.drop_nulls().value_counts(sort=True)
-    found = {}
-    for value, count in counts.sort("count", values.name, descending=[True, False]).head(MOST_VALUES).iter_rows():
-        if count >= MIN_SLICE_ROWS:
-            at = (values == value).fill_null(value=False).to_numpy()
-            score = macro_f1_interval(labels[at], decisions[at], seed=seed)
-            found[value] = {"rows": count, "macro_f1": score.value, "low": score.low, "high": score.high}
+    given, found = np.array(values.to_list(), dtype=object), {}
+    for value, rows in common_values(given.tolist(), MOST_VALUES):
+        score = macro_f1_interval(labels[given == value], decisions[given == value], seed=seed)
+        found[value] = {"rows": rows, "macro_f1": score.value, "low": score.low, "high": score.high}
     return found
 
 

@@ -20,7 +20,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from mobile_sentiment_ops.models.evaluation import MAX_SLICES, MIN_SLICE_ROWS, Counts, Floats, Indices
+from mobile_sentiment_ops.models.evaluation import Counts, Floats, Indices, common_values
 from mobile_sentiment_ops.types import LABELS
 
 NORMAL = NormalDist()
@@ -91,22 +91,16 @@ class Part:
 
 
 def find_parts(columns: Mapping[str, Sequence[str | None]]) -> list[Part]:
-    """The parts of at least MIN_SLICE_ROWS rows, at most MAX_SLICES of each column, those with most rows.
+    """The parts of enough rows, at most some of each column, those with most rows (`common_values`).
 
     >>> [(part.name, len(part.rows)) for part in find_parts({"app": ["lamp"] * 60 + ["torch", None]})]
     [('app lamp', 60)]
     """
-    parts: list[Part] = []
-    for column, values in columns.items():
-        names, places, counts = np.unique(
-            np.array([value or "" for value in values], dtype=str), return_inverse=True, return_counts=True
-        )
-        parts += [
-            Part(f"{column} {names[at]}", np.flatnonzero(places == at))
-            for at in [at for at in np.argsort(-counts, kind="stable") if names[at]][:MAX_SLICES]
-            if counts[at] >= MIN_SLICE_ROWS
-        ]
-    return parts
+    return [
+        Part(f"{column} {value}", np.flatnonzero(np.array(values, dtype=object) == value))
+        for column, values in columns.items()
+        for value, _ in common_values(values)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
