@@ -253,9 +253,8 @@ def resolve_settings(
     for variable, text in environment.items():
         if variable.startswith("MSO_") and variable not in _RESERVED:
             section, *own = variable.removeprefix("MSO_").split("__")
-            key = ".".join(
-                [section.lower(), *map(str.lower, own[:1]), *own[1:]]
-            )  # the user's own names keep their case
+            own[:1] = map(str.lower, own[:1])  # the user's own names below it keep their case
+            key = ".".join([section.lower(), *own])
             given[key] = (from_text(key, text), variable)
     for key, value in (flags or {}).items():
         given[key] = (value, "flag")

@@ -40,14 +40,8 @@ def answers(
         began = time.process_time()
         model.probabilities(texts[:timed], ratings[:timed])
         seconds.append(time.process_time() - began)
-    return Answers(
-        name,
-        model.decide(probabilities),
-        probabilities,
-        cpu_us_per_review=min(seconds) / max(timed, 1) * 1e6,
-        model_mb=sum(map(len, model.files().values())) / 2**20,
-        behaviour=pass_shares(model, suite),
-    )
+    us_per_review, mb = min(seconds) / max(timed, 1) * 1e6, sum(map(len, model.files().values())) / 2**20
+    return Answers(name, model.decide(probabilities), probabilities, us_per_review, mb, pass_shares(model, suite))
 
 
 def tested(model: SentimentModel, test: pl.DataFrame) -> tuple[Floats, Indices, dict[str, float]]:

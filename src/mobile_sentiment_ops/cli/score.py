@@ -49,9 +49,7 @@ def score(
     judge = Judge(CompiledModel.of(compiled), version, platform.settings.api.max_text_chars)
     with Screen(stderr=True, quiet=True) as screen:
         step = screen.step("scoring")
-        since: list[
-            tuple[float, int, float]
-        ] = []  # the first piece starts the clock: an earlier run may have done much
+        since: list[tuple[float, int, float]] = []  # the first piece starts it: an earlier run may have done much
 
         def told(rows: int, share: float | None) -> None:
             if not since:
@@ -60,15 +58,8 @@ def score(
             left = f"{share:.0%}, {seconds / gain * (1 - share):.0f} s left, " if share and gain > 0 else ""
             step.at(f"{left}{new / max(seconds, 1e-9):,.0f}/s, {rows:,} reviews", share)
 
-        found = score_source(
-            opened,
-            out,
-            judge,
-            model_hash=sha256(compiled).hexdigest(),
-            threads=threads or os.cpu_count() or 1,
-            force=force,
-            progress=told,
-        )
+        digest, threads = sha256(compiled).hexdigest(), threads or os.cpu_count() or 1
+        found = score_source(opened, out, judge, model_hash=digest, threads=threads, force=force, progress=told)
     shares = {label: count / max(found.rows - found.faulty, 1) for label, count in found.labels.items()}
     if as_json:
         answer(True, {**{name: getattr(found, name) for name in found.__slots__}, "label_shares": shares}, (), ())

@@ -38,9 +38,8 @@ class Session:
                 raise SettingsError(f"--set {pair}: expected KEY=VALUE, such as --set api.port=5002")
             self.flags[key] = text
             section, *own = key.split(".", 2)  # below these two, names are the user's and keep their case
-            os.environ["__".join([f"MSO_{section.upper()}", *map(str.upper, own[:1]), *own[1:]]).replace(".", "__")] = (
-                text
-            )
+            variable = "__".join([f"MSO_{section.upper()}", *map(str.upper, own[:1]), *own[1:]])
+            os.environ[variable.replace(".", "__")] = text
 
     def settings(self, **more: object) -> Resolved:
         """The settings of all layers; `more` are flags of the command, with __ for the dot."""

@@ -101,14 +101,10 @@ def tell(story: Story) -> list[str]:
 
 def _spoken(verdict: LedgerEntry) -> str:
     figures = verdict.decision.figures
-    rival = (
-        f"version {figures['champion']}, the champion then" if figures.get("champion") else "answers dealt by chance"
-    )
-    outcome = figures.get("outcome", verdict.decision.action.upper())
-    return (
-        f"The gate compared it with {rival}, at {verdict.at:%Y-%m-%d %H:%M} UTC, and said {outcome}: "
-        f"{verdict.decision.reason}"
-    )
+    before, outcome = figures.get("champion"), figures.get("outcome", verdict.decision.action.upper())
+    rival = f"version {before}, the champion then" if before else "answers dealt by chance"
+    said = f"The gate compared it with {rival}, at {verdict.at:%Y-%m-%d %H:%M} UTC, and said {outcome}"
+    return f"{said}: {verdict.decision.reason}"
 
 
 def _listed(parts: Iterable[str]) -> str:
