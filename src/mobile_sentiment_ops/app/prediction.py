@@ -234,12 +234,12 @@ class Batch:
         """Put predictions of these reviews into the spool: labels (n,) as bytes, probabilities (n, 3) as
         doubles. The number of the first one; StoreError when they cannot be kept."""
         first, handler = self._next, self._handler
+        self._next += len(labels)  # before the spool, which may wait: another thread may share this batch
         handler.keep(
             Answered(
                 self.request_id, self.prefix, first, handler.now(), self.live.version, reviews, labels, probabilities
             )
         )
-        self._next += len(labels)
         return first
 
 
