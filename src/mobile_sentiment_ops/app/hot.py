@@ -3,24 +3,27 @@
     POST /predict_json                          one text
     POST /predict with application/json         many reviews
 
-FastAPI documents these two and does not see their requests: of some 30 us a request takes, its layers would
-be 20 more. What a request is held to here (`Guard`, limits, strict JSON) is what `Edge` holds the others to.
+FastAPI documents these two and does not see their requests: its layers cost several times what is done here.
+What a request is held to here (`Guard`, limits, strict JSON) is what `Edge` holds the others to.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from struct import Struct as Packing
 
 import msgspec
 import structlog
 from anyio import to_thread
 from fastapi import FastAPI
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from mobile_sentiment_ops.app.bodies import read_reviews, read_text
 from mobile_sentiment_ops.app.edge import GONE, NOSNIFF, caller_went_away, logged, too_large, well_formed
+from mobile_sentiment_ops.app.guard import Caller
 from mobile_sentiment_ops.app.parts import Parts, unsupported
 from mobile_sentiment_ops.app.prediction import Batch
 from mobile_sentiment_ops.app.problems import Problem
@@ -31,7 +34,7 @@ from mobile_sentiment_ops.types import LABELS
 log = structlog.get_logger()
 
 JSON = b"application/json"
-DRIFT_HEADERS = ((b"x-drift-detected", b"false"), (b"x-drift-status", b"no-reference"))
+DRIFT_HEADERS = {"X-Drift-Detected": "false", "X-Drift-Status": "no-reference"}
 """Until a reference window exists there is nothing to compare with."""
 
 BODY_AT_ONCE = 2**16
@@ -82,11 +85,22 @@ class ReviewsAnswer(msgspec.Struct, gc=False):
 
 _encode = msgspec.json.Encoder().encode
 
-Hot = Callable[[bytes, Batch], Awaitable[bytes]]
+Answer = Callable[[bytes, Batch], bytes]
+Headers = Mapping[bytes, bytes]
+Header = tuple[bytes, bytes]
+
+HEAD = (
+    b"HTTP/1.1 200 OK\r\ndate: %b\r\ncontent-type: application/json\r\nx-content-type-options: nosniff\r\n"
+    b"x-drift-detected: false\r\nx-drift-status: no-reference\r\nx-request-id: %b\r\ncontent-length: %d\r\n%b\r\n"
+)
 
 
 class Dispatcher:
-    """The application that the server runs: `app` behind the hot paths."""
+    """The application that the server runs: `app` behind the hot paths.
+
+    Its hot answers are one function of headers and body. app/plain_http.py calls it for small requests when their
+    last byte is there; as an ASGI application it reads larger ones, and waits for the disk where that is asked for.
+    """
 
     def __init__(self, app: FastAPI, parts: Parts) -> None:
         self.app = app
@@ -94,82 +108,125 @@ class Dispatcher:
         self._api = parts.platform.settings.api
         self.closing = False
         """Whether each connection is to be closed after its answer."""
-        self._on_disk = self._api.durability == "disk"
-        self._paths: dict[str, tuple[Hot, int, bool]] = {
-            "/predict_json": (self._text, parts.metrics.at("POST", "/predict_json"), True),
-            "/predict": (self._reviews, parts.metrics.at("POST", "/predict"), False),
+        self.waits = self._api.durability == "disk"
+        """Whether an answer has to wait for the disk."""
+        self._paths: dict[str, tuple[Answer, int]] = {
+            "/predict_json": (self._text, parts.metrics.at("POST", "/predict_json")),
+            "/predict": (self._reviews, parts.metrics.at("POST", "/predict")),
         }
+
+    # --- as an ASGI application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.closing:
             send = _closing(send)
-        if scope["type"] == "http" and scope["method"] == "POST" and (hot := self._paths.get(scope["path"])):
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._paths:
             headers: dict[bytes, bytes] = dict(scope["headers"])
-            answer, at, alone = hot
-            if alone or _is_json(headers):
-                await self._answer(answer, at, headers, scope, receive, send)
+            if scope["path"] == "/predict_json" or _is_json(headers):
+                await self._answer(scope, headers, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    async def _answer(
-        self, answer: Hot, at: int, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        began = time.perf_counter()
-        predictions, path = self._parts.predictions, scope["path"]
-        prefix = predictions.new_id()
-        given = headers.get(b"x-request-id")
-        request_id = given.decode("latin-1") if given and well_formed(given) else prefix
-        status = 200
-        problem: Problem | None = None
+    async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        began, path = time.perf_counter(), scope["path"]
+        prefix, request_id = self._ids(headers)
         try:
-            caller = self._parts.guard.admit("POST", path, headers)
-            if not _is_json(headers):
-                raise unsupported(headers.get(b"content-type", b"").decode("latin-1"), "application/json")
+            caller = self._admitted(path, headers)
             body = await _body(receive, headers, self._api.max_json_bytes)
-            if (key := headers.get(b"idempotency-key")) is not None:
-                prefix = predictions.repeated_id(b" ".join((caller.name.encode(), path.encode(), key, body)))
-            content = await answer(body, predictions.batch(request_id, prefix, caller.app_of if caller.apps else None))
-        except (Problem, MsoError) as err:
-            problem = err if isinstance(err, Problem) else Problem.of(err)
+            if len(body) > BODY_AT_ONCE:
+                content = await to_thread.run_sync(self._content, path, headers, body, caller, prefix, request_id)
+            else:
+                content = self._content(path, headers, body, caller, prefix, request_id)
+            if self.waits:
+                await self._parts.committed()
         except ConnectionResetError:
-            self._parts.metrics.answered(at, GONE, time.perf_counter() - began)
+            self._parts.metrics.answered(self._paths[path][1], GONE, time.perf_counter() - began)
             caller_went_away(request_id)
             return
-        except Exception:
-            log.exception("request failed", request_id=request_id)
-            problem = Problem(500, "this is a fault of the server; its log names the request id")
-        origin = headers.get(b"origin")
-        more = self._parts.guard.cors_headers(origin) if origin else ()
-        if problem is None:
-            head = [
-                (b"content-type", JSON),
-                (b"content-length", b"%d" % len(content)),
-                (b"x-request-id", request_id.encode()),
-                NOSNIFF,
-                *DRIFT_HEADERS,
-                *more,
-            ]
-            await send({"type": "http.response.start", "status": 200, "headers": head})
-            await send({"type": "http.response.body", "body": content})
+        except Exception as err:
+            response = self._problem(err, path, request_id)
         else:
-            status = problem.status
-            response = problem.response(path, request_id)
-            response.raw_headers += [(b"x-request-id", request_id.encode()), NOSNIFF, *more]
-            await response(scope, receive, send)
+            response = Response(content, media_type="application/json", headers=DRIFT_HEADERS)
+        response.raw_headers += self._common_headers(headers, request_id)
+        await response(scope, receive, send)
+        self._tell(path, response.status_code, began, request_id)
+
+    # --- as a function
+
+    def respond(self, path: str, headers: Headers, body: bytes, date: bytes, *, close: bool) -> bytes:
+        """The whole HTTP/1.1 response to a POST of this body to a hot path; never raises."""
+        began = time.perf_counter()
+        prefix, request_id = self._ids(headers)
+        try:
+            content = self._content(path, headers, body, self._admitted(path, headers), prefix, request_id)
+        except Exception as err:
+            response = self._problem(err, path, request_id)
+            response.raw_headers += [(b"date", date), *self._common_headers(headers, request_id)]
+            if close:
+                response.raw_headers.append((b"connection", b"close"))
+            status = response.status_code
+            head = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
+            told = b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (
+                status,
+                HTTPStatus(status).phrase.encode(),
+                head,
+                bytes(response.body),
+            )
+        else:
+            status, more = 200, b"connection: close\r\n" if close else b""
+            if (origin := headers.get(b"origin")) is not None:
+                more += b"".join(b"%b: %b\r\n" % header for header in self._parts.guard.cors_headers(origin))
+            told = HEAD % (date, request_id.encode(), len(content), more) + content
+        self._tell(path, status, began, request_id)
+        return told
+
+    def is_hot(self, path: str, headers: Headers) -> bool:
+        """Whether `respond` answers a POST to this path."""
+        return path == "/predict_json" or (path == "/predict" and _is_json(headers))
+
+    def _ids(self, headers: Headers) -> tuple[str, str]:
+        """What the ids of the predictions begin with, and the id of the request: the caller's, or the same."""
+        prefix = self._parts.predictions.new_id()
+        given = headers.get(b"x-request-id")
+        return prefix, given.decode() if given and well_formed(given) else prefix
+
+    def _admitted(self, path: str, headers: Headers) -> Caller:
+        caller = self._parts.guard.admit("POST", path, headers)
+        if not _is_json(headers):
+            raise unsupported(headers.get(b"content-type", b"").decode("latin-1"), "application/json")
+        return caller
+
+    def _content(self, path: str, headers: Headers, body: bytes, caller: Caller, prefix: str, request_id: str) -> bytes:
+        predictions = self._parts.predictions
+        if (key := headers.get(b"idempotency-key")) is not None:
+            prefix = predictions.repeated_id(b" ".join((caller.name.encode(), path.encode(), key, body)))
+        return self._paths[path][0](body, predictions.batch(request_id, prefix, caller.app_of if caller.apps else None))
+
+    def _problem(self, err: Exception, path: str, request_id: str) -> Response:
+        if isinstance(err, MsoError):
+            err = Problem.of(err)
+        elif not isinstance(err, Problem):
+            log.error("request failed", request_id=request_id, exc_info=err)
+            err = Problem(500, "this is a fault of the server; its log names the request id")
+        return err.response(path, request_id)
+
+    def _common_headers(self, headers: Headers, request_id: str) -> tuple[Header, ...]:
+        cors = self._parts.guard.cors_headers(headers.get(b"origin"))
+        return ((b"x-request-id", request_id.encode()), NOSNIFF, *cors)
+
+    def _tell(self, path: str, status: int, began: float, request_id: str) -> None:
         seconds = time.perf_counter() - began
-        self._parts.metrics.answered(at, status, seconds)
+        self._parts.metrics.answered(self._paths[path][1], status, seconds)
         if status >= 400 or self._api.log_requests == "all":
             logged("POST", path, status, seconds, request_id)
 
-    async def _text(self, body: bytes, batch: Batch) -> bytes:
+    def _text(self, body: bytes, batch: Batch) -> bytes:
         text = read_text(body)
         if (fault := self._parts.predictions.fault(text)) is not None:
             raise Problem.at("text", fault)
         live = batch.live
         label, *found = live.model.one(text)
         number = batch.keep(batch.allowed((Review(text),)), bytes((label,)), PROBABILITIES.pack(*found))
-        if self._on_disk:
-            await self._parts.committed()
         self._parts.metrics.predicted(live.version, label)
         return _encode(
             TextAnswer(
@@ -177,16 +234,7 @@ class Dispatcher:
             )
         )
 
-    async def _reviews(self, body: bytes, batch: Batch) -> bytes:
-        if len(body) > BODY_AT_ONCE:
-            content = await to_thread.run_sync(self._answered, body, batch)
-        else:
-            content = self._answered(body, batch)
-        if self._on_disk:
-            await self._parts.committed()
-        return content
-
-    def _answered(self, body: bytes, batch: Batch) -> bytes:
+    def _reviews(self, body: bytes, batch: Batch) -> bytes:
         reviews = batch.allowed(read_reviews(body, max_rows=self._api.max_json_rows))
         fault_of = self._parts.predictions.fault
         faults = {at: fault for at, review in enumerate(reviews) if (fault := fault_of(review.text)) is not None}
@@ -227,12 +275,12 @@ def _closing(send: Send) -> Send:
     return closing
 
 
-def _is_json(headers: dict[bytes, bytes]) -> bool:
+def _is_json(headers: Headers) -> bool:
     kind = headers.get(b"content-type", b"")
     return kind == JSON or kind.partition(b";")[0].strip().lower() == JSON
 
 
-async def _body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
+async def _body(receive: Receive, headers: Headers, limit: int) -> bytes:
     """The whole body; Problem 413 for one that is or says it is larger than the limit, ConnectionResetError
     when the caller goes away before its end."""
     announced = headers.get(b"content-length", b"")

@@ -28,6 +28,7 @@ import uvicorn
 from mobile_sentiment_ops.app.guard import guard_notice
 from mobile_sentiment_ops.app.hot import Dispatcher
 from mobile_sentiment_ops.app.ml_server import Shared, create_app
+from mobile_sentiment_ops.app.plain_http import PlainHttp
 from mobile_sentiment_ops.app.prediction import opened
 from mobile_sentiment_ops.app.upkeep import Upkeep, keeper_tasks
 from mobile_sentiment_ops.bootstrap import Platform
@@ -83,7 +84,6 @@ def _listen(api: Api) -> socket.socket:
 def _warm(platform: Platform) -> None:
     """Load what every worker needs, once; a model that cannot be opened is the workers' to tell of."""
     import uvloop  # noqa: F401
-    from uvicorn.protocols.http import httptools_impl  # noqa: F401
 
     with suppress(MsoError):
         if (published := platform.live.published()) is not None and published.champion is not None:
@@ -236,7 +236,7 @@ def _work(platform: Platform, listener: socket.socket, shared: Shared, slot: int
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=PlainHttp,
         ws="none",
         lifespan="on",
         log_config=None,
