@@ -413,6 +413,20 @@ def test_a_compiled_model_that_was_changed_does_not_answer(
     assert "was changed" in serving.reason
 
 
+def test_a_compiled_model_that_was_changed_while_nothing_ran_is_made_anew(
+    memory: MemoryPorts, promote: Promote, serving: Serving, serve: Serve
+) -> None:
+    champion = memory.state.champion()
+    assert champion is not None
+    sound = bytes(memory.live.compiled(champion.bundle_hash))
+    changed = bytearray(sound)
+    changed[-9] ^= 1
+    memory.live.keep(champion.bundle_hash, bytes(changed))
+    later = serve(memory)
+    assert later.follow()
+    assert bytes(memory.live.compiled(champion.bundle_hash)) == sound
+
+
 def test_a_compiled_form_that_answers_otherwise_is_made_anew(
     memory: MemoryPorts, promote: Promote, serve: Serve, tiny_model: SentimentModel
 ) -> None:

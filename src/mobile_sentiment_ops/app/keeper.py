@@ -1,6 +1,6 @@
 """What one process does for all that answer: it says which model is live and takes their predictions away.
 
-follow   compile the champion where its compiled form is missing, check it against the trained model, publish it
+follow   compile the champion, mend its compiled form where that is missing or changed, publish it
 drain    predictions from every spool into their table, those of ended processes too
 report   tell the others how MLflow, the table and the bucket are
 """
@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mobile_sentiment_ops.app.model_files import compiled_form, open_bundle
-from mobile_sentiment_ops.app.prediction import REPEATED, opened
+from mobile_sentiment_ops.app.prediction import REPEATED
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, predictions_table
-from mobile_sentiment_ops.errors import BundleError, ModelError, NotFound, StoreError
-from mobile_sentiment_ops.models.compiled import check_compiled
+from mobile_sentiment_ops.errors import NotFound, StoreError
 from mobile_sentiment_ops.ports import Bundles, Clock, KeeperReport, Live, Published, Registry, Spool, State, Tables
-from mobile_sentiment_ops.registry.checks import PROBES
 from mobile_sentiment_ops.settings import Api
 from mobile_sentiment_ops.types import Champion, JobState
 
@@ -106,13 +104,16 @@ class Keeper:
     def _servable(self, champion: Champion) -> Published:
         """The champion with its compiled form, which answers as the trained model does."""
         bundle = open_bundle(self._bundles, self._registry, champion.version, champion.bundle_hash)
+        compiled = compiled_form(bundle.model, champion.bundle_hash)
+        if self._kept(champion.bundle_hash) != compiled:  # also when it was changed since it was promoted
+            self._live.keep(champion.bundle_hash, compiled)
+        return Published(champion, "", sha256(compiled).hexdigest(), bundle.card)
+
+    def _kept(self, bundle_hash: str) -> bytes | None:
         try:
-            check_compiled(opened(self._live, champion.bundle_hash), bundle.model, PROBES)
-        except (NotFound, BundleError, ModelError, StoreError) as err:
-            log.info("compiling", version=champion.version, why=str(err))
-            self._live.keep(champion.bundle_hash, compiled_form(bundle.model, champion.bundle_hash))
-        digest = sha256(self._live.compiled(champion.bundle_hash)).hexdigest()
-        return Published(champion, "", digest, bundle.card)
+            return bytes(self._live.compiled(bundle_hash))
+        except (NotFound, StoreError):
+            return None
 
     def _stand_in(self, champion: Champion) -> Published:
         """The model before the champion, for a server that starts while the champion cannot be opened."""

@@ -341,7 +341,7 @@ def readyz(request: Request) -> Response:
         "predictions_shed": parts.metrics.shed(),
         "predictions_table": report.predictions_table,
         "bucket": report.bucket,
-        "keeper_report": report.at,
+        "keeper_report": report.at.isoformat(),
     }
     try:
         version = predictions.live().version
