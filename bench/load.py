@@ -199,12 +199,15 @@ class Server:
     def wait(self, ready: Callable[[], bool], *, within_seconds: float = 60) -> None:
         """Return when it is ready."""
         began = time.monotonic()
-        while not ready():
-            if self._process.poll() is not None or time.monotonic() - began > within_seconds:
-                said = self._log.read_text("utf-8", "replace").replace(f"{ROOT}/", "").strip().splitlines()
-                self.stop()
-                raise NotMeasured(f"{self.name} did not start here: ...{''.join(said[-1:])[-200:]}")
-            time.sleep(0.02)
+        try:
+            while not ready():
+                if self._process.poll() is not None or time.monotonic() - began > within_seconds:
+                    said = self._log.read_text("utf-8", "replace").replace(f"{ROOT}/", "").strip().splitlines()
+                    raise NotMeasured(f"{self.name} did not start here: ...{''.join(said[-1:])[-200:]}")
+                time.sleep(0.02)
+        except BaseException:
+            self.stop()
+            raise
 
     def processes(self) -> list[psutil.Process]:
         """The first process and all below it."""
