@@ -142,9 +142,13 @@ _ODD_KEY = re.compile(rb'\\[^"\\]*"\s*:')
 """A key that is written with an escape, or a text that looks like one."""
 
 
+def _odd_key(body: bytes) -> bool:
+    return b"\\" in body and _ODD_KEY.search(body) is not None
+
+
 def _plain_text(body: bytes) -> str | None:
     """The text of a body without anything odd in it; None for others."""
-    if body.count(b'"text"') == 1 and not _ODD_KEY.search(body):
+    if body.count(b'"text"') == 1 and not _odd_key(body):
         with suppress(*_NOT_PLAIN):
             return _decode_text(body).text
     return None
@@ -155,16 +159,18 @@ def _plain_reviews(body: bytes, max_rows: int) -> list[Review] | None:
 
     msgspec keeps the last of two equal keys, so a key must stand in the bytes as often as it has a value.
     """
-    if _ODD_KEY.search(body) or b'"submitted_at"' in body:
+    if _odd_key(body):
         return None
     try:
         found = _decode_body(body)
     except _NOT_PLAIN:
         return None
     if isinstance(found.texts, list):
-        alone = body.count(b'"texts"') == 1 and b'"reviews"' not in body and 0 < len(found.texts) <= max_rows
-        return [Review(text) for text in found.texts] if alone else None
+        alone = body.count(b'"texts"') == 1 and found.reviews is UNSET and 0 < len(found.texts) <= max_rows
+        return list(map(Review, found.texts)) if alone else None
     if not isinstance(found.reviews, list) or body.count(b'"reviews"') != 1 or not 0 < len(found.reviews) <= max_rows:
+        return None
+    if b'"submitted_at"' in body:
         return None
     rows = found.reviews
     own = [row.review_text if row.text is UNSET else row.text for row in rows]

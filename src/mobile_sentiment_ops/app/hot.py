@@ -236,14 +236,16 @@ class Dispatcher:
 
     def _reviews(self, body: bytes, batch: Batch) -> bytes:
         reviews = batch.allowed(read_reviews(body, max_rows=self._api.max_json_rows))
-        fault_of = self._parts.predictions.fault
-        faults = {at: fault for at, review in enumerate(reviews) if (fault := fault_of(review.text)) is not None}
-        good = [review for at, review in enumerate(reviews) if at not in faults] if faults else reviews
+        texts = [review.text for review in reviews]
+        good: Sequence[Review] = reviews
+        if faults := self._parts.predictions.faults(texts):
+            good = [review for at, review in enumerate(reviews) if at not in faults]
+            texts = [review.text for review in good]
         if not good:
             errors = [{"field": f"reviews[{at}]", "problem": fault} for at, fault in faults.items()]
             raise Problem(422, f"none of the {len(reviews)} reviews can be predicted: {faults[0]}", errors=errors)
         live, metrics = batch.live, self._parts.metrics
-        scored = live.model.scored([review.text for review in good])
+        scored = live.model.scored(texts)
         labels = scored.labels.tobytes()
         first = batch.keep(good, labels, scored.probabilities.tobytes())
         for label in range(len(LABELS)):

@@ -36,7 +36,8 @@ ROUTES, VERSIONS, NAME_BYTES = 96, 128, 32
 UNMATCHED = "unmatched"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other")
 
-SECONDS_FROM = ROUTES * len(STATUSES)
+KINDS_OF_STATUS, BUCKETS = len(STATUSES), len(SECONDS) + 1
+SECONDS_FROM = ROUTES * KINDS_OF_STATUS
 SUMS_FROM = SECONDS_FROM + ROUTES * (len(SECONDS) + 1)
 LABELS_FROM = SUMS_FROM + ROUTES
 TOLD_FROM = LABELS_FROM + VERSIONS * len(LABELLED)
@@ -86,8 +87,8 @@ class Metrics:
     def answered(self, at: int, status: int, seconds: float) -> None:
         """One request to the route at this place was answered."""
         cells = self._cells
-        cells[at * len(STATUSES) + _STATUS_AT.get(status, len(STATUSES) - 1)] += 1.0
-        cells[SECONDS_FROM + at * (len(SECONDS) + 1) + bisect_left(SECONDS, seconds)] += 1.0
+        cells[at * KINDS_OF_STATUS + _STATUS_AT.get(status, KINDS_OF_STATUS - 1)] += 1.0
+        cells[SECONDS_FROM + at * BUCKETS + bisect_left(SECONDS, seconds)] += 1.0
         cells[SUMS_FROM + at] += seconds
 
     def predicted(self, version: str, label: int, count: int = 1) -> None:

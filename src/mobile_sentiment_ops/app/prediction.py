@@ -19,7 +19,7 @@ import structlog
 
 from mobile_sentiment_ops.data.predictions import Answered, Review, packed, text_fault
 from mobile_sentiment_ops.errors import BundleError, MsoError, NoModel, StoreError
-from mobile_sentiment_ops.models.compiled import CompiledModel
+from mobile_sentiment_ops.models.compiled import CompiledModel, suspects
 from mobile_sentiment_ops.ports import Clock, Live, Published, Spool
 from mobile_sentiment_ops.settings import Api
 from mobile_sentiment_ops.types import LABELS, Champion, Prediction
@@ -154,6 +154,11 @@ class PredictionHandler:
         """Why a text gets no prediction; None for one that does."""
         return text_fault(text, self._api.max_text_chars)
 
+    def faults(self, texts: list[str]) -> dict[int, str]:
+        """Why some of these texts get no prediction, by their place."""
+        odd = ((at, self.fault(texts[at])) for at in suspects(texts, self._api.max_text_chars))
+        return {at: fault for at, fault in odd if fault is not None}
+
     def now(self) -> datetime:
         return self._clock.now()
 
@@ -205,13 +210,12 @@ class Batch:
         """An answer for each review, in order. All predictions are in the spool when this returns;
         StoreError when they cannot be kept there."""
         reviews = self.allowed(reviews)
-        faults = [self._handler.fault(review.text) for review in reviews]
-        good = [review for review, fault in zip(reviews, faults, strict=True) if fault is None]
-        answers = iter(self._answers(good))
+        faults = self._handler.faults([review.text for review in reviews])
+        answers = iter(self._answers([review for at, review in enumerate(reviews) if at not in faults]))
         self._handler.sync()
         return [
-            next(answers) if fault is None else Answer(review.review_id, fault=fault)
-            for review, fault in zip(reviews, faults, strict=True)
+            Answer(review.review_id, fault=faults[at]) if at in faults else next(answers)
+            for at, review in enumerate(reviews)
         ]
 
     def _answers(self, reviews: Sequence[Review]) -> list[Answer]:

@@ -62,7 +62,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Source:
-    """Reviews to score. `identity` changes with what is in it; `share` is how much of it was read, 0..1."""
+    """Reviews to score. `identity` changes with what is in it; `share` is how much of it was read, 0..1. A file whose
+    columns can be copied has its `footer`."""
 
     name: str
     text_column: str
@@ -71,7 +72,7 @@ class Source:
     pieces: Callable[[], Iterator[Piece]]
     rows: int | None = None
     parquet: pq.FileMetaData | None = None
-    copied: bool = False
+    footer: Struct | None = None
     share: Callable[[], float | None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -186,7 +187,7 @@ def _parquet(path: Path, text_column: str, identity: Mapping[str, object], copy:
             yield from _cut(batches_of(file), file.schema_arrow)
 
     own, schema = {**identity, "copied": copied}, file.schema_arrow
-    return Source(str(path), text_column, own, schema, pieces, facts.num_rows, facts, copied)
+    return Source(str(path), text_column, own, schema, pieces, facts.num_rows, facts, footer if copied else None)
 
 
 def batches_of(
@@ -337,17 +338,15 @@ def open_target(source: Source, path: Path, added: pa.Schema) -> Target:
 
 def _parquet_target(source: Source, schema: pa.Schema, added: pa.Schema) -> Target:
     options: dict[str, object] = {"compression": "zstd"}
-    if source.copied:  # columns of their own: packing probabilities saves an eighth of them and costs two thirds more
+    if source.footer:  # columns of their own: packing probabilities saves an eighth of them and costs two thirds more
         numbers = [part.name for part in added if pa.types.is_floating(part.type)]
         options["compression"] = {name: "none" if name in numbers else "zstd" for name in added.names}
         options["use_dictionary"] = [name for name in added.names if name not in numbers]
         options["write_statistics"] = False
     footer = read_footer(io.BytesIO(_parquet_bytes(pa.Table.from_batches([], schema), {}, store_schema=True)))
     encode, own = partial(_parquet_bytes, options=options), list[Struct]()
-    if source.copied:
-        with Path(source.name).open("rb") as file:
-            given = read_footer(file)
-        own, footer = groups_of(given), widened(given, footer, len(added))
+    if source.footer:
+        own, footer = groups_of(source.footer), widened(source.footer, footer, len(added))
 
     def place(data: Sequence[bytes], piece: Piece, out: BinaryIO) -> list[Struct]:
         files = [io.BytesIO(part) for part in data]

@@ -31,8 +31,8 @@ from mobile_sentiment_ops.app.score_files import Piece, Source, Target, batches_
 from mobile_sentiment_ops.data.lines import encodable, undecodable
 from mobile_sentiment_ops.data.predictions import text_fault
 from mobile_sentiment_ops.data.row_groups import packed, parsed
-from mobile_sentiment_ops.errors import Busy, StoreError, UnreadableFile
-from mobile_sentiment_ops.models.compiled import CompiledModel
+from mobile_sentiment_ops.errors import Busy, DataError, StoreError, UnreadableFile
+from mobile_sentiment_ops.models.compiled import CompiledModel, Scored
 from mobile_sentiment_ops.models.kernel import batches
 from mobile_sentiment_ops.types import LABELS, Label
 
@@ -70,10 +70,13 @@ class Judge:
             texts = texts.dictionary_decode()
         if str(texts.type) not in ("string", "large_string"):
             texts = texts.cast(pa.string())
-        found = text_faults(texts, self.max_chars) | dict(faults or {})
-        wrong = np.zeros(len(texts), bool)
-        wrong[list(found)] = True
-        scored = self.model.scored(_without(texts, wrong) if found else texts)
+        known = dict(faults or {})
+        try:
+            found, scored = self._scored(texts, known)
+        except (DataError, UnicodeDecodeError):  # only then is each text looked at: that would cost a fiftieth of all
+            known |= {at: undecodable("utf-8") for at in _undecodable(texts)}
+            found, scored = self._scored(_without(texts, _at(known, texts)), known)
+        wrong = _at(found, texts)
         single = np.ascontiguousarray(scored.probabilities.T, np.float32)
         of_label = single[scored.labels, np.arange(len(texts))]
         reasons = {reason: at for at, reason in enumerate(dict.fromkeys(found.values()))}
@@ -87,6 +90,21 @@ class Judge:
         ]
         counts = np.bincount(scored.labels[~wrong], minlength=len(LABELS))
         return pa.table(columns, names=ADDED.names), np.append(counts, wrong.sum())
+
+    def _scored(self, texts: pa.Array, known: dict[int, str]) -> tuple[dict[int, str], Scored]:
+        found = text_faults(texts, self.max_chars) | known
+        return found, self.model.scored(_without(texts, _at(found, texts)) if found else texts)
+
+
+def _at(faults: Mapping[int, str], texts: pa.Array) -> Numbers:
+    wrong = np.zeros(len(texts), bool)
+    wrong[list(faults)] = True
+    return wrong
+
+
+def _undecodable(texts: pa.Array) -> list[int]:
+    given = enumerate(texts.cast(pa.large_binary()).to_pylist())
+    return [at for at, data in given if not encodable((data or b"").decode("utf-8", "surrogateescape"))]
 
 
 def _named(at: Numbers, names: Sequence[str], absent: Numbers | None = None) -> pa.DictionaryArray:
@@ -109,7 +127,8 @@ def _without(texts: pa.Array, wrong: Numbers) -> pa.Array:
 
 
 def text_faults(texts: pa.Array, max_chars: int) -> dict[int, str]:
-    """The faults of texts that get no prediction, by position: those of `text_fault`; null counts as blank.
+    """The faults of texts that get no prediction, by position: those of `text_fault`; null counts as blank. All
+    must be valid Unicode.
 
     Short texts that begin with a sign of ASCII and hold no NUL are sound; only the others are looked at one by one.
 
@@ -117,20 +136,13 @@ def text_faults(texts: pa.Array, max_chars: int) -> dict[int, str]:
     {1: 'blank: expected some text', 2: 'blank: expected some text'}
     """
     found: dict[int, str] = {}
-    try:
-        texts.validate(full=True)
-    except pa.ArrowInvalid:
-        given = enumerate(texts.cast(pa.large_binary()).to_pylist())
-        broken = (at for at, data in given if not encodable((data or b"").decode("utf-8", "surrogateescape")))
-        found = dict.fromkeys(broken, undecodable("utf-8"))
-        texts = _without(texts, np.isin(np.arange(len(texts)), list(found)))
     for bounds, data, begin in batches(texts):
         chars = np.frombuffer(data or b"\0", np.uint8)
         first, size = chars[np.minimum(bounds[:, 0], chars.size - 1)], bounds[:, 1] - bounds[:, 0]
         sure = (first > 32) & (first < 127) & (size > 0) & (size <= max_chars) & (chars.min() > 0)
         rest = begin + np.flatnonzero(~sure)
         for at, text in zip(rest.tolist(), texts.take(_array(rest, pa.int64())).to_pylist(), strict=True):
-            if at not in found and (fault := text_fault(text or "", max_chars)):
+            if fault := text_fault(text or "", max_chars):
                 found[at] = fault
     return found
 

@@ -247,6 +247,7 @@ def _work(platform: Platform, listener: socket.socket, shared: Shared, slot: int
         timeout_graceful_shutdown=int(DRAIN_SECONDS),
     )
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # answers leave no cycles; a collection would hold up whoever asks then
     _Server(config, app, os.getppid()).run(sockets=[listener])
 
 

@@ -129,7 +129,7 @@ class _Reader:
 
     def struct(self) -> Struct:
         found, number = {}, 0
-        while head := self._bytes(1)[0]:
+        while head := self._byte():
             kind = head & 15
             number = number + (head >> 4) if head >> 4 else self._signed()
             found[number] = (kind, None if kind in (_TRUE, _FALSE) else self._value(kind))
@@ -143,12 +143,20 @@ class _Reader:
         if kind == _STRUCT:
             return self.struct()
         if kind in (_LIST, _SET):
-            head = self._bytes(1)[0]
+            head = self._byte()
             count = head >> 4 if head >> 4 < 15 else self._unsigned()
             return head & 15, [self._value(head & 15) for _ in range(count)]
         if kind in (_TRUE, _FALSE, _BYTE, _DOUBLE):
             return self._bytes(8 if kind == _DOUBLE else 1)
         raise UnreadableFile(f"its footer holds a value of kind {kind}, which Parquet does not have; write it again")
+
+    def _byte(self) -> int:
+        try:
+            found = self._data[self._at]
+        except IndexError as err:
+            raise UnreadableFile("its footer ends too early; fetch the file again") from err
+        self._at += 1
+        return found
 
     def _bytes(self, count: int) -> bytes:
         self._at += count
@@ -159,7 +167,7 @@ class _Reader:
     def _unsigned(self) -> int:
         found = shift = 0
         while True:
-            byte = self._bytes(1)[0]
+            byte = self._byte()
             found |= (byte & 127) << shift
             if byte < 128:
                 return found

@@ -440,6 +440,30 @@ static PyObject *scorer_rendered(PyObject *Py_UNUSED(module), PyObject *argument
     return answer;
 }
 
+/* The places in a list of str of those that may be no texts to judge: too long, with NUL or half a surrogate pair, or
+ * that do not begin with a visible character of ASCII. */
+static PyObject *scorer_suspects(PyObject *Py_UNUSED(module), PyObject *arguments)
+{
+    PyObject *strings, *found;
+    Py_ssize_t most, size;
+    if (!PyArg_ParseTuple(arguments, "On", &strings, &most) || !(found = PyList_New(0)))
+        return NULL;
+    for (Py_ssize_t row = 0; row < PyList_Size(strings); row++) {
+        const char *data = PyUnicode_AsUTF8AndSize(PyList_GetItem(strings, row), &size);
+        if (data && size && *data > ' ' && *data <= '~' && size <= most && !memchr(data, 0, (size_t)size))
+            continue;
+        PyErr_Clear();
+        PyObject *number = PyLong_FromSsize_t(row);
+        const int failed = !number || PyList_Append(found, number);
+        Py_XDECREF(number);
+        if (failed) {
+            Py_DECREF(found);
+            return NULL;
+        }
+    }
+    return PyErr_Occurred() ? NULL : found;
+}
+
 static PyMethodDef of_scorer[] = {
     {"one", scorer_one, METH_O, NULL},
     {"many", scorer_many, METH_VARARGS, NULL},
@@ -458,6 +482,7 @@ static PyType_Spec spec = {"mobile_sentiment_ops.models._scorer.Scorer", sizeof(
 static PyMethodDef methods[] = {
     {"load", kernel_load, METH_VARARGS, NULL},
     {"rendered", scorer_rendered, METH_VARARGS, NULL},
+    {"suspects", scorer_suspects, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

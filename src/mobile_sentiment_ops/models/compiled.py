@@ -236,6 +236,22 @@ class CompiledModel:
         return Calibration(self.arrays["mix"], self.bias).probabilities(sums)
 
 
+def suspects(texts: list[str], most_chars: int) -> list[int]:
+    """The places of texts that may be too long, blank or no text; most texts are found to be none of it at once.
+
+    >>> suspects(["Love it", "", "so " * 9, "ดี"], 20)
+    [1, 2, 3]
+    """
+    if _scorer is not None:
+        found: list[int] = _scorer.suspects(texts, most_chars)
+        return found
+    return [
+        at
+        for at, text in enumerate(texts)
+        if not ("!" <= text[:1] <= "~" and len(text.encode("utf-8", "replace")) <= most_chars and text.isprintable())
+    ]
+
+
 def compile_model(model: SentimentModel, bundle_hash: str) -> bytes:
     """The file of a trained model; ModelError for a kind that is not for serving.
 
