@@ -199,12 +199,29 @@ def test_faults_are_those_of_each_text(texts: list[str | None]) -> None:
 
 def test_bytes_that_are_no_text_cost_only_their_row(run: Run, tmp_path: Path) -> None:
     broken = pa.array([b"Love to pay", b"half \xff", None], pa.binary()).view(pa.string())
-    assert text_faults(broken, 60) == {1: "undecodable: a part of it is no UTF-8 text", 2: "blank: expected some text"}
     pq.write_table(pa.table({"review_text": broken}), tmp_path / "in.parquet")
     assert run("in.parquet", "out.parquet").faulty == 2
     assert pq.read_table(tmp_path / "out.parquet", columns=["sentiment"])["sentiment"].to_pylist() == [
         "Positive", None, None,
     ]  # fmt: skip
+    reasons = pq.read_table(tmp_path / "out.parquet", columns=["error"])["error"].to_pylist()
+    assert reasons == [None, "undecodable: a part of it is no UTF-8 text", "blank: expected some text"]
+
+
+@given(
+    st.lists(
+        st.binary(max_size=6) | st.text(max_size=4).map(str.encode) | st.sampled_from([b"\xed\xa0\x80", b"\xc0\xaf"])
+    )
+)
+def test_any_bytes_are_judged_or_refused_row_by_row(tiny_model: SentimentModel, texts: list[bytes]) -> None:
+    judge = Judge(CompiledModel.of(compile_model(tiny_model, "")), "3", 60)
+    added, counts = judge(pa.array(texts, pa.binary()).view(pa.string()))
+    for text, reason in zip(texts, added["error"].to_pylist(), strict=True):
+        try:
+            assert reason == text_fault(text.decode(), 60)
+        except UnicodeDecodeError:
+            assert reason == "undecodable: a part of it is no UTF-8 text"
+    assert counts.sum() == len(texts)
 
 
 # --- cut off, and again
