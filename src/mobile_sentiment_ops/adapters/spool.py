@@ -51,7 +51,6 @@ RETRY_SECONDS = 1.0
 BLOCK_BYTES = 2**16
 NUMBERS, CHECK, HEADER = struct.Struct("<III"), struct.Struct("<I"), struct.Struct("<IIII")
 NUMBERS_BYTES, HEADER_BYTES = NUMBERS.size, HEADER.size
-READY_BYTES, POPULATE_WRITE = 2**17, 23  # MADV_POPULATE_WRITE of Linux 5.14, which Python has no name for
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -71,7 +70,7 @@ class FileSpool:
         self._number = self._synced = self._listed = 0  # segments begun, on the disk whole, and in the folder there
         self._file: int
         self._map: mmap.mmap
-        self._used = self._room = self._ready = 0  # bytes of the open segment; no room: there is none
+        self._used = self._room = 0  # bytes of the open segment; no room: there is none
         self._opened_at = self._refused_until = 0.0
         self._refusal = StoreError()
         self._counted: dict[str, tuple[int, int]] = {}
@@ -85,19 +84,10 @@ class FileSpool:
                 self._open_segment(size)
             start, segment = self._used, self._map
             body, end = start + HEADER_BYTES, start + size
-            if end > self._ready:
-                self._make_ready(end)
             segment[start : start + NUMBERS_BYTES] = numbers
             segment[body:end] = payload
             segment[start + NUMBERS_BYTES : body] = check
             self._used = end
-
-    def _make_ready(self, end: int) -> None:
-        """Have the system map the pages up to there and some more at once, which costs a third of a fault for each."""
-        begin = self._ready // READY_BYTES * READY_BYTES
-        self._ready = min(-(-end // READY_BYTES) * READY_BYTES, self._room)
-        with suppress(OSError):  # an older Linux, or another system: pages come one by one
-            self._map.madvise(POPULATE_WRITE, begin, self._ready - begin)
 
     def sync(self) -> None:
         with self._lock:
@@ -206,7 +196,7 @@ class FileSpool:
             raise self._refusal from err
         if self._room:
             self._finish_segment()
-        self._file, self._map, self._used, self._room, self._ready = file, segment, len(FIRST_LINE), size, 0
+        self._file, self._map, self._used, self._room = file, segment, len(FIRST_LINE), size
         self._opened_at = time.monotonic()
 
     def _new_file(self, size: int) -> int:
