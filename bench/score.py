@@ -81,13 +81,14 @@ def measure(folder: Path, rows: int = ROWS, repetitions: int = REPETITIONS) -> l
     spread = (round(rows / max(seconds)), round(rows / min(seconds)))
     what = f"{rows:,} reviews, 2 threads, from the command to its end; {whole * 1e6:.2f} CPU us a review"
     load = f"load {os.getloadavg()[0]:.1f} at the end"
+    rate = round(rows / median(seconds))
     ratio = min(theirs) / min(ours)
     ratios = (round(min(theirs) / max(ours), 1), round(max(theirs) / min(ours), 1))
     told = f"CPU us a review: scikit-learn and pandas {min(theirs) * 1e6:.1f}, ours {min(ours) * 1e6:.2f}, "
     told += f"{whole * 1e6:.2f} with its start ({start:.1f} CPU s), which is a ratio of {min(theirs) / whole:.1f}"
     return [
         goal_row(
-            AREA, "score/parquet_to_parquet_per_s", round(rows / median(seconds)), n=repetitions, spread=spread, note=f"{what}; {load}"
+            AREA, "score/parquet_to_parquet_per_s", rate, n=repetitions, spread=spread, note=f"{what}; {load}"
         ),
         goal_row(AREA, "score/peak_mb", round(max(peaks), 1), n=repetitions, note=f"{rows:,} reviews, all processes"),
         goal_row(
