@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,7 +15,6 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from structlog.testing import capture_logs
 
 from mobile_sentiment_ops.adapters.memory import MemoryPorts
@@ -593,57 +591,6 @@ def test_nothing_but_reports_is_served(world: World, name: str) -> None:
 # --- the documentation
 
 
-def test_every_documented_request_works_and_every_answer_is_as_documented(world: World, reports: Path) -> None:
-    document = world.client.get("/openapi.json").json()
-    job_id = world.client.post("/retrain").json()["job_id"]
-    tried = 0
-    for path, methods in document["paths"].items():
-        place = path.replace("{job_id}", job_id).replace("{name}", "link-in.html")
-        place = place.replace("{model}", "MobileSentimentModel")
-        for method, call in methods.items():
-            for parts in _documented_requests(call) or [{}]:
-                answer = world.client.request(method, place, **parts)
-                documented = call["responses"][str(answer.status_code)]
-                assert answer.status_code in (200, 202), (path, parts, answer.text)
-                assert set(documented.get("headers", {})) <= {
-                    name.title().replace("Id", "ID") for name in answer.headers
-                }
-                media = answer.headers["content-type"].partition(";")[0]
-                content = documented["content"].get(media) or documented["content"]["*/*"]
-                shown = answer.json() if media == "application/json" else answer.text
-                Draft202012Validator(content["schema"]).validate(shown)
-                tried += 1
-            for documented in call["responses"].values():
-                for content in documented["content"].values():
-                    Draft202012Validator.check_schema(content["schema"])
-                    if "example" in content:
-                        Draft202012Validator(content["schema"]).validate(content["example"])
-    assert tried >= len(document["paths"]) + 4
-
-
-def _documented_requests(call: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"files": {"file": ("reviews.csv", example)}}
-        if media == "multipart/form-data"
-        else {
-            "content": example if isinstance(example, str) else json.dumps(example),
-            "headers": {"Content-Type": media},
-        }
-        for media, content in call.get("requestBody", {}).get("content", {}).items()
-        for example in [*(found["value"] for found in content.get("examples", {}).values()), content.get("example")]
-        if example is not None
-    ]
-
-
-def test_a_documented_problem_is_one_that_is_answered(world: World) -> None:
-    document = world.client.get("/openapi.json").json()
-    documented = document["paths"]["/predict"]["post"]["responses"]["default"]["content"]["application/problem+json"]
-    reviews = [{"text": "ok"}] * 3 + [{"text": "ok", "rating": 6}]
-    answered = problem_of(world.client.post("/predict", json={"reviews": reviews}))
-    assert {**answered, "request_id": documented["example"]["request_id"]} == documented["example"]
-    Draft202012Validator(documented["schema"]).validate(answered)
-
-
 def test_the_documentation_is_a_page_of_its_own(world: World) -> None:
     answer = world.client.get("/docs")
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
@@ -864,15 +811,3 @@ def test_no_body_is_a_fault_of_the_server(world: World, path: str, kind: str, bo
     assert answer.status_code in (200, 400, 413, 415, 422)
     if answer.status_code != 200:
         assert problem_of(answer)["detail"]
-
-
-@given(
-    st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
-    st.sampled_from(["", "/reports/", "/jobs/", "/jobs?limit="]),
-)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_address_is_a_fault_of_the_server(world: World, path: str, start: str) -> None:
-    address = httpx.URL("http://test/").copy_with(
-        raw_path=(start or "/").encode() + httpx.QueryParams({"": path}).__str__()[1:].encode()
-    )
-    assert world.client.request("GET", address).status_code < 500  # type: ignore[arg-type]

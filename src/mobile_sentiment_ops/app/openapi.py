@@ -2,7 +2,7 @@
 
 That file has the documentation part of each route's decorator as OpenAPI writes it, but for two things:
 a content without a schema gets that of values like its example, of which `known` says more about some
-fields, and `{"is": ...}` stands for one of `NAMED`.
+fields, and `{"is": ...}` stands for one of `NAMED`. What a route `refuses` is a problem.
 """
 
 from __future__ import annotations
@@ -15,23 +15,6 @@ from mobile_sentiment_ops.app.bodies import ReviewBody, TextBody
 from mobile_sentiment_ops.types import LABELS, JobState
 
 Entry = dict[str, Any]
-
-NAMED: dict[str, Entry] = {
-    "review": ReviewBody.model_json_schema(),
-    "text": TextBody.model_json_schema(),
-    "label": {"type": "string", "enum": list(LABELS)},
-    "job state": {"type": "string", "enum": list(JobState)},
-    "share": {"type": "number", "minimum": 0, "maximum": 1},
-    "drift headers": {
-        "X-Drift-Detected": {"schema": {"type": "string", "enum": ["true", "false"]}},
-        "X-Drift-Status": {"schema": {"type": "string"}, "description": "no-reference: nothing to compare with yet"},
-        "X-Request-ID": {"schema": {"type": "string"}},
-    },
-    "v2 error": {
-        "description": "What is wrong, in the protocol's form",
-        "content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}},
-    },
-}
 
 
 def like(example: Any, known: Entry) -> Entry:
@@ -48,13 +31,41 @@ def like(example: Any, known: Entry) -> Entry:
     return {"type": {str: "string", bool: "boolean", int: "integer", float: "number"}[type(example)]}
 
 
+NAMED: dict[str, Entry] = {
+    "review": ReviewBody.model_json_schema(),
+    "text": TextBody.model_json_schema(),
+    "label": {"type": "string", "enum": list(LABELS)},
+    "job state": {"type": "string", "enum": list(JobState)},
+    "share": {"type": "number", "minimum": 0, "maximum": 1},
+    "told": {"required": True, "schema": {"type": "string"}},
+    "told or not": {"type": ["string", "null"]},
+    "v2 error": {
+        "description": "What is wrong, in the protocol's form",
+        "content": {"application/json": {"schema": like({"error": ""}, {})}},
+    },
+}
+
+
 def _filled(entry: Entry) -> Entry:
     if "example" in entry and "schema" not in entry:
         entry["schema"] = like(entry["example"], entry.pop("known", {}))
     return NAMED.get(entry.get("is", ""), entry)
 
 
-DOCUMENTED: dict[str, Entry] = json.loads(
-    files(__package__).joinpath("openapi.json").read_text("utf-8"), object_hook=_filled
-)
+def _read() -> dict[str, Entry]:
+    found: dict[str, Entry] = json.loads(
+        files(__package__).joinpath("openapi.json").read_text("utf-8"), object_hook=_filled
+    )
+    refusals, problem = found.pop("refusals"), found["problem"]
+    for entry in found.values():
+        responses = entry.get("responses", {})
+        ((media, content),) = responses.get("default", problem)["content"].items()
+        for status in entry.pop("refuses", ()):
+            responses[status] = {**refusals[status], "content": {media: {"schema": content["schema"]}}}
+        for response in responses.values():
+            response["headers"] = {**response.get("headers", {}), "X-Request-ID": NAMED["told"]}
+    return found
+
+
+DOCUMENTED = _read()
 """By path; and `problem`, which any of them may answer."""

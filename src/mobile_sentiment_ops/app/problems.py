@@ -61,7 +61,7 @@ class Problem(Exception):
 
     def response(self, path: str, request_id: str) -> Response:
         """The answer for a request to `path`; the Open Inference Protocol has a form of its own."""
-        if path.startswith("/v2/"):
+        if f"{path}/".startswith("/v2/"):
             told = json.dumps({"error": self.detail}).encode()
             return Response(told, self.status, self.headers, media_type="application/json")
         body = {
