@@ -74,6 +74,7 @@ class Api(Section):
     allowed_hosts: Names = Field((), description="names of this server in requests, beside loopback and api.host")
     cors_origins: Names = Field((), description="pages of other origins that may call, such as https://shop.example")
     requests_per_second: float = Field(0.0, ge=0.0, description="most requests a second of one key; 0: no limit")
+    trace_share: Share = Field(0.0, description="share of JSON predictions that a trace tells of, where traces are on")
 
 
 class Mlflow(Section):

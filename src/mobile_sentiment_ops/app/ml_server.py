@@ -53,6 +53,7 @@ from mobile_sentiment_ops.app.outbox import Outbox
 from mobile_sentiment_ops.app.parts import Parts, answers_of, as_json, batch_of, media_type, parts_of, unsupported
 from mobile_sentiment_ops.app.prediction import NOT_YET
 from mobile_sentiment_ops.app.problems import RETRY, Problem
+from mobile_sentiment_ops.app.telemetry import dispatcher
 from mobile_sentiment_ops.app.upkeep import DEPTH_SECONDS, Task, Upkeep, keeper_tasks
 from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.errors import MsoError, NoModel
@@ -154,7 +155,7 @@ def create_app(
     app.include_router(protocols.routes)
     app.include_router(explain.routes)
     app.add_middleware(Edge, parts=parts)
-    return Dispatcher(app, parts)
+    return dispatcher(app, parts)
 
 
 # --- predict
