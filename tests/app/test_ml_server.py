@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -23,13 +24,16 @@ from mobile_sentiment_ops.app import hot
 from mobile_sentiment_ops.app.api_keys import add_key, new_key
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE
 from mobile_sentiment_ops.errors import StoreError
+from mobile_sentiment_ops.logs import configure_logs
 from mobile_sentiment_ops.models.model import SentimentModel
+from mobile_sentiment_ops.settings import Logs
 from mobile_sentiment_ops.types import LABELS, JobState, Role
 
 from .conftest import World
 
 MakeWorld = Callable[..., World]
 Promote = Callable[..., object]
+IN_JSON = {"Content-Type": "application/json"}
 HELLO = b"review_text\nLove it\n"
 PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
 
@@ -811,3 +815,86 @@ def test_no_body_is_a_fault_of_the_server(world: World, path: str, kind: str, bo
     assert answer.status_code in (200, 400, 413, 415, 422)
     if answer.status_code != 200:
         assert problem_of(answer)["detail"]
+
+
+# --- what is told of a request
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/jobs", "/livez", "/metrics", "/model", "/readyz", "/reports", "/v2"])
+def test_head_is_answered_as_get_is(world: World, path: str) -> None:
+    head, get = world.client.request("HEAD", path), world.client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert {*head.headers} == {*get.headers}
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_head_is_not_taken_where_get_is_not(world: World) -> None:
+    assert world.client.request("HEAD", "/predict").status_code == 405
+    assert world.client.request("HEAD", "/made/up").status_code == 404
+
+
+def test_texts_and_keys_are_in_no_line_of_the_log_and_in_no_error(
+    make_world: MakeWorld, memory: MemoryPorts, promote: Promote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(memory)
+    key, kept = new_key("shop", "operate", [], days=None, now=memory.clock.now())
+    add_key(memory.keys, memory.state, kept, actor="ann")
+    configure_logs(Logs(format="json", level="debug"), output := io.StringIO())
+    world = make_world({"api": {"require_keys": True, "log_requests": "all", "max_text_chars": 60}})
+    secret, wrong_key = "Kumquat pie crashes", "mso_kumquat"
+    odd = {"text": secret, "rating": secret, "submitted_at": secret, "app": secret * 20, "language": [secret]}
+    bodies: list[tuple[str, Any]] = [
+        ("/predict_json", {"text": secret}),
+        ("/predict_json", {"text": secret * 9}),
+        ("/predict_json", {"text": [secret]}),
+        ("/predict_json", secret),
+        ("/predict", {"texts": [secret, " "]}),
+        ("/predict", {"texts": [secret * 9, {"text": secret}]}),
+        ("/predict", {"reviews": [odd]}),
+        ("/invocations", {"inputs": [secret * 9]}),
+        ("/invocations", {"instances": [[secret]]}),
+        ("/invocations", {"dataframe_split": {"columns": ["text"], "data": [[{"text": secret}], secret]}}),
+        ("/v2/models/MobileSentimentModel/infer", {"inputs": [{"name": "text", "data": [secret]}]}),
+        ("/explain", {"text": secret, "label": "Angry"}),
+        ("/explain", {"text": secret * 9}),
+    ]
+    asked = 0
+
+    def ask(path: str, **more: Any) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        headers = {"X-API-Key": key, "X-Request-ID": f"r-{asked}", **more.pop("headers", {})}
+        answer = world.client.post(f"{path}?text={secret}", headers=headers, **more)
+        assert key not in answer.text
+        assert wrong_key not in answer.text
+        if answer.status_code >= 400:
+            assert secret not in answer.text, answer.text
+        return answer
+
+    def everything() -> set[int]:
+        found = {ask(path, json=body).status_code for path, body in bodies}
+        found |= {ask(path, content=f'{{"text": "{secret}'.encode(), headers=IN_JSON).status_code for path, _ in bodies}
+        found.add(ask("/predict", files={"file": f"review_text\n{secret}\n{secret * 9}\n"}).status_code)
+        found.add(ask("/predict", files={"file": f'review_text\n"{secret}\n'}).status_code)
+        found.add(ask("/predict_json", json={"text": secret}, headers={"X-API-Key": wrong_key}).status_code)
+        return found
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError(f"cannot read {secret} of {key}")
+
+    assert everything() == {200, 400, 401, 422}
+    for place in (
+        "hot.read_text",
+        "hot.read_reviews",
+        "explain.explained",
+        "protocols.answers_of",
+        "ml_server.check_csv",
+    ):
+        monkeypatch.setattr(f"mobile_sentiment_ops.app.{place}", broken)
+    assert 500 in everything()
+    lines = [json.loads(line) for line in output.getvalue().splitlines()]
+    assert {f"r-{number}" for number in range(1, asked + 1)} <= {line.get("request_id") for line in lines}
+    assert all("request_id" in line for line in lines if line["event"] in ("answered", "request failed"))
+    assert any("broken" in line.get("exception", "") for line in lines)
+    for told in (secret, "Kumquat", key, wrong_key):
+        assert told not in output.getvalue()

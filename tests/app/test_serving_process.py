@@ -33,6 +33,8 @@ from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.settings import Settings
 from mobile_sentiment_ops.types import Champion
 
+from .test_telemetry import collecting
+
 pytestmark = pytest.mark.integration
 
 
@@ -515,3 +517,37 @@ def test_a_spool_that_is_full_refuses_or_sheds_as_the_settings_say(
         else:
             assert server.client.get("/readyz").json()["predictions_shed"] > 0
         server.stop()
+
+
+def test_a_server_tells_a_collector_of_its_requests_and_its_log_is_json(
+    platform: Platform,
+    promote: Callable[..., Champion],
+    start_server: Callable[..., Server],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    promote(platform)
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
+        server = start_server("api.trace_share=1.0", "api.log_requests=all")
+        assert server.client.post("/predict_json", json={"text": "Kumquat"}).status_code == 200
+        assert server.client.post("/predict", content=b"review_text\nKumquat\n", headers={"Content-Type": "text/csv"})
+        head = server.client.head("/model")
+        assert (head.status_code, head.content) == (200, b"")
+        assert int(head.headers["content-length"]) == len(server.client.get("/model").content)
+        with socket.create_connection(("127.0.0.1", platform.settings.api.port)) as connection:
+            connection.sendall(b"Kumquat\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+        server.stop()
+        spans = [
+            span.name
+            for request in collector.requests
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
+    assert sorted(spans) == ["GET /model", "HEAD", "POST /predict", "POST /predict_json"]
+    lines = [json.loads(line) for line in (tmp_path / "server.log").read_text().splitlines()]
+    assert "Invalid HTTP request received." in [line["event"] for line in lines]
+    assert len({line["request_id"] for line in lines if line["event"] == "answered"}) == 4
+    assert "Kumquat" not in str(lines)

@@ -6,6 +6,7 @@ import gzip
 import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -221,15 +222,17 @@ class Collector:
         self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
 
 
-@pytest.fixture
-def collector() -> Iterator[Collector]:
+@contextmanager
+def collecting() -> Iterator[Collector]:
     found = Collector()
     thread = threading.Thread(target=found.server.serve_forever)
     thread.start()
-    yield found
-    found.server.shutdown()
-    thread.join()
-    found.server.server_close()
+    try:
+        yield found
+    finally:
+        found.server.shutdown()
+        thread.join()
+        found.server.server_close()
 
 
 def ended(app: Traced) -> list[str]:
@@ -261,18 +264,18 @@ def test_a_collector_gets_the_spans_of_a_server_that_ends(
     make_world: MakeWorld,
     memory: MemoryPorts,
     promote: Promote,
-    collector: Collector,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(telemetry.ENDPOINTS[0], collector.address)
-    promote(memory)
-    world = make_world({"api": {"trace_share": 1.0}})
-    traced = world.client.app
-    assert isinstance(traced, Traced)
-    world.client.post("/predict_json", json={"text": "Love it"})
-    world.client.get("/model")
+    with collecting() as collector:
+        monkeypatch.setenv(telemetry.ENDPOINTS[0], collector.address)
+        promote(memory)
+        world = make_world({"api": {"trace_share": 1.0}})
+        traced = world.client.app
+        assert isinstance(traced, Traced)
+        world.client.post("/predict_json", json={"text": "Love it"})
+        world.client.get("/model")
 
-    assert ended(traced) == ["lifespan.shutdown.complete"]
+        assert ended(traced) == ["lifespan.shutdown.complete"]
     (request,) = collector.requests
     (resource,) = request.resource_spans
     named = {one.key: one.value.string_value for one in resource.resource.attributes}

@@ -44,6 +44,8 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # the same headers; uvicorn leaves the body out
+            scope = {**scope, "method": "GET"}
         began = time.perf_counter()
         headers, raw = Headers(scope=scope), dict(scope["headers"])
         own_id = self._parts.predictions.new_id()
