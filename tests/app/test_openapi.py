@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
@@ -20,6 +22,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from mobile_sentiment_ops.adapters.memory import MemoryPorts
 from mobile_sentiment_ops.adapters.spool import FileSpool
 from mobile_sentiment_ops.app.api_keys import add_key, new_key
+from mobile_sentiment_ops.app.plain_http import PlainHttp
 from mobile_sentiment_ops.errors import SpoolFull
 
 from .conftest import World
@@ -30,7 +33,7 @@ Document = dict[str, Any]
 
 COMMON = {
     *("content-length", "content-type", "x-content-type-options", "vary", "content-security-policy", "allow"),
-    *("accept-ranges", "etag", "last-modified"),
+    *("accept-ranges", "etag", "date", "connection", "last-modified"),
     *("access-control-allow-origin", "access-control-expose-headers"),
 }
 """Headers whose meaning is that of HTTP itself."""
@@ -347,6 +350,46 @@ def test_answers_of_a_server_that_cannot_keep_predictions_are_as_documented(
     memory.spool = FullSpool(tmp_path)
     seen = ask(make_world({"api": SMALL}), 4, 250)
     assert {call.partition("_")[0] for status, call in seen if status == 503} == {"predict", "infer", "invocations"}
+
+
+@pytest.mark.usefixtures("reports")
+def test_answers_over_the_wire_are_as_documented(
+    make_world: MakeWorld, memory: MemoryPorts, promote: Promote, free_port: int
+) -> None:
+    """Small hot requests are answered by the protocol itself (app/plain_http.py), which alone writes these answers."""
+    promote(memory)
+    world = make_world({"api": SMALL})
+    document = document_of(world)
+    document["paths"] = {path: document["paths"][path] for path in ("/predict", "/predict_json")}
+    callers = Callers(document, 5, {}, "")
+    config = uvicorn.Config(
+        world.client.app,
+        http=PlainHttp,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        port=free_port,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        world.wait_until(lambda: server.started)
+        with httpx.Client(base_url=f"http://127.0.0.1:{free_port}") as client:
+            seen = set()
+            for _ in range(500):
+                call, method, path, more = callers.one()
+                answer = client.request(method, path, **more)
+                check(call, answer)
+                seen.add(answer.status_code)
+            padded = b'{"text": "ok"}' + b" " * SMALL["max_json_bytes"]
+            answer = client.post("/predict_json", content=padded, headers={"Content-Type": "application/json"})
+            assert answer.status_code == 413
+    finally:
+        server.should_exit = True
+        thread.join()
+    assert seen == {200, 400, 403, 413, 415, 421, 422}
 
 
 @given(

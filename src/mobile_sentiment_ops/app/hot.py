@@ -110,6 +110,8 @@ class Dispatcher:
         """Whether each connection is to be closed after its answer."""
         self.waits = self._api.durability == "disk"
         """Whether an answer has to wait for the disk."""
+        self.at_once = min(BODY_AT_ONCE, self._api.max_json_bytes)
+        """The largest body that `respond` takes."""
         self._paths: dict[str, tuple[Answer, int]] = {
             "/predict_json": (self._text, parts.metrics.at("POST", "/predict_json")),
             "/predict": (self._reviews, parts.metrics.at("POST", "/predict")),

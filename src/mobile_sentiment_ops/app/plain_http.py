@@ -15,7 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from mobile_sentiment_ops.app.hot import BODY_AT_ONCE, Dispatcher
+from mobile_sentiment_ops.app.hot import Dispatcher
 
 HOT_URLS = {b"/predict_json": "/predict_json", b"/predict": "/predict"}
 
@@ -67,7 +67,7 @@ class PlainHttp(HttpToolsProtocol):
         parser, cycle = self.parser, self.cycle
         return (
             length.isdigit()
-            and int(length) <= BODY_AT_ONCE
+            and int(length) <= self._dispatcher.at_once
             and b"expect" not in headers
             and b"upgrade" not in headers
             and parser.get_method() == b"POST"
