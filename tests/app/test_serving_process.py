@@ -551,3 +551,16 @@ def test_a_server_tells_a_collector_of_its_requests_and_its_log_is_json(
     assert "Invalid HTTP request received." in [line["event"] for line in lines]
     assert len({line["request_id"] for line in lines if line["event"] == "answered"}) == 4
     assert "Kumquat" not in str(lines)
+
+
+def test_a_server_that_ends_as_soon_as_it_answered_leaves_nothing_in_its_spool(
+    platform: Platform, promote: Callable[..., Champion], start_server: Callable[..., Server]
+) -> None:
+    promote(platform)
+    platform.keeper.follow()  # so that a worker can answer before its keeper has loaded what it needs
+    server = start_server()
+    answer = server.client.post("/predict_json", json={"text": "Love to cook with it"})
+    server.stop()
+    kept = platform.tables.read(PREDICTIONS_TABLE, ["prediction_id"])["prediction_id"].to_pylist()
+    assert kept == [answer.json()["prediction_id"]]
+    assert platform.spool.depth() == 0
