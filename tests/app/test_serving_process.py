@@ -191,6 +191,13 @@ def test_an_address_that_is_taken_ends_with_a_sentence(platform: Platform, start
     assert second.stderr.splitlines()[-1].startswith(f"error: the API cannot listen on 127.0.0.1 port {port}: ")
 
 
+def test_a_host_that_is_none_is_named() -> None:
+    command = [sys.executable, "-m", "mobile_sentiment_ops", "--set", "api.host=nowhere.invalid", "serve", "--no-train"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 2
+    assert "error: api.host is 'nowhere.invalid': " in found.stderr.splitlines()[-1]
+
+
 def test_a_large_file_holds_up_no_other_request(
     platform: Platform, promote: Callable[..., Champion], start_server: Callable[..., Server]
 ) -> None:

@@ -29,10 +29,10 @@ from mobile_sentiment_ops.app.guard import guard_notice
 from mobile_sentiment_ops.app.hot import Dispatcher
 from mobile_sentiment_ops.app.ml_server import Shared, create_app
 from mobile_sentiment_ops.app.plain_http import PlainHttp
-from mobile_sentiment_ops.app.prediction import opened
 from mobile_sentiment_ops.app.upkeep import Upkeep, keeper_tasks
 from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.errors import MsoError, SettingsError
+from mobile_sentiment_ops.models.compiled import CompiledModel
 from mobile_sentiment_ops.settings import Api
 
 log = structlog.get_logger()
@@ -75,6 +75,8 @@ def _listen(api: Api) -> socket.socket:
         return socket.create_server((api.host, api.port), family=family, backlog=2048)
     except OSError as err:
         why = (err.strerror or str(err)).partition(" (")[0]
+        if err.errno is not None and err.errno < 0:  # as getaddrinfo says that there is no such name
+            raise SettingsError(f"api.host is {api.host!r}: {why}; set it to an address of this machine") from err
         raise SettingsError(
             f"the API cannot listen on {api.host} port {api.port}: {why}; "
             f"stop what listens there, or set api.port (MSO_API__PORT)"
@@ -87,7 +89,8 @@ def _warm(platform: Platform) -> None:
 
     with suppress(MsoError):
         if (published := platform.live.published()) is not None and published.champion is not None:
-            opened(platform.live, published.champion.bundle_hash, published.sha256).one("warm")
+            compiled = platform.live.compiled(published.champion.bundle_hash)
+            CompiledModel.of(compiled, published.sha256).one("warm")
     gc.collect()
     gc.freeze()
 
