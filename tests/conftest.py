@@ -23,9 +23,10 @@ import structlog
 from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryPorts
 from mobile_sentiment_ops.app.keeper import Keeper
 from mobile_sentiment_ops.app.prediction import Answer, Batch, PredictionHandler
+from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.data.predictions import Review
 from mobile_sentiment_ops.ports import TrainingRun
-from mobile_sentiment_ops.settings import Api, Mlflow
+from mobile_sentiment_ops.settings import Api, Mlflow, Settings
 from mobile_sentiment_ops.types import ModelVersion
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -82,20 +83,9 @@ def serve() -> Callable[..., Serving]:
     """Makes servers over memory: `serve(memory, log_text="hash")`."""
 
     def make(ports: MemoryPorts, **settings: object) -> Serving:
-        api = Api.model_validate(settings)
-        return Serving(
-            Keeper(
-                state=ports.state,
-                bundles=ports.bundles,
-                registry=ports.registry,
-                live=ports.live,
-                spool=ports.spool,
-                tables=ports.tables,
-                clock=ports.clock,
-                api=api,
-            ),
-            PredictionHandler(live=ports.live, spool=ports.spool, clock=ports.clock, api=api),
-        )
+        platform = Platform(Settings(api=Api.model_validate(settings)))
+        vars(platform).update(vars(ports))
+        return Serving(platform.keeper, platform.predictions)
 
     return make
 
@@ -263,7 +253,6 @@ def demo_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a small demo world and a trained `lr` champion, over the real local adapters.
 
     Only the registry is in memory, as a server would take longer than all the rest."""
-    from mobile_sentiment_ops.bootstrap import Platform
     from mobile_sentiment_ops.data.demo_world import generate
     from mobile_sentiment_ops.settings import Demo, resolve_settings
 
@@ -282,7 +271,6 @@ def demo_server(demo_workspace: Path, tmp_path_factory: pytest.TempPathFactory) 
     import uvicorn
 
     from mobile_sentiment_ops.app.ml_server import create_app
-    from mobile_sentiment_ops.bootstrap import Platform
     from mobile_sentiment_ops.settings import resolve_settings
 
     workspace = tmp_path_factory.mktemp("served") / "workspace"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mobile_sentiment_ops.app.metrics import UNMATCHED
 from mobile_sentiment_ops.app.parts import Parts
 from mobile_sentiment_ops.app.problems import Problem
+from mobile_sentiment_ops.errors import MsoError
 
 log = structlog.get_logger()
 
@@ -27,8 +29,7 @@ GONE = 499
 
 QUIET = ("/livez", "/readyz", "/healthcheck", "/metrics", "/ping", "/v2/health/live", "/v2/health/ready")
 
-well_formed = re.compile(rb"[A-Za-z0-9._:-]{1,128}").fullmatch
-"""Whether a caller's request id is used as it is."""
+_well_formed = re.compile(rb"[A-Za-z0-9._:-]{1,128}").fullmatch
 
 
 class Edge:
@@ -49,8 +50,7 @@ class Edge:
         began = time.perf_counter()
         headers, raw = Headers(scope=scope), dict(scope["headers"])
         own_id = self._parts.predictions.new_id()
-        given = raw.get(b"x-request-id", b"")
-        request_id = given.decode() if well_formed(given) else own_id
+        request_id = request_id_of(raw, own_id)
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, own_id=own_id)
         status = 0
@@ -87,12 +87,7 @@ class Edge:
             except Exception as err:
                 if status:
                     raise
-                if isinstance(err, Problem):
-                    problem = err
-                else:
-                    log.exception("request failed")
-                    problem = Problem(500, "this is a fault of the server; its log names the request id")
-                await problem.response(scope["path"], request_id)(scope, receive, answer)
+                await problem_of(err, request_id).response(scope["path"], request_id)(scope, receive, answer)
             finally:
                 self._tell(scope, status or GONE, time.perf_counter() - began, request_id)
 
@@ -106,6 +101,22 @@ class Edge:
         method, route, metrics = scope["method"], getattr(scope.get("route"), "path", UNMATCHED), self._parts.metrics
         metrics.answered(metrics.at(method, route), status, seconds)
         logged(method, scope["path"], status, seconds, request_id, quiet=route in QUIET)
+
+
+def request_id_of(headers: Mapping[bytes, bytes], own_id: str) -> str:
+    """The id that the caller gave to its request, if it may be used as it is, else our own."""
+    given = headers.get(b"x-request-id")
+    return given.decode() if given and _well_formed(given) else own_id
+
+
+def problem_of(err: Exception, request_id: str) -> Problem:
+    """Whatever kept a request from its answer, as a problem; a fault of ours goes into the log."""
+    if isinstance(err, Problem):
+        return err
+    if isinstance(err, MsoError):
+        return Problem.of(err)
+    log.error("request failed", request_id=request_id, exc_info=err)
+    return Problem(500, "this is a fault of the server; its log names the request id")
 
 
 def logged(method: str, path: str, status: int, seconds: float, request_id: str, *, quiet: bool = False) -> None:

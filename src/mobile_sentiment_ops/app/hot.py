@@ -10,28 +10,24 @@ What a request is held to here (`Guard`, limits, strict JSON) is what `Edge` hol
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from struct import Struct as Packing
 
 import msgspec
-import structlog
 from anyio import to_thread
 from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from mobile_sentiment_ops.app.bodies import read_reviews, read_text
-from mobile_sentiment_ops.app.edge import GONE, NOSNIFF, caller_went_away, logged, too_large, well_formed
+from mobile_sentiment_ops.app.edge import GONE, NOSNIFF, caller_went_away, logged, problem_of, request_id_of, too_large
 from mobile_sentiment_ops.app.guard import Caller
 from mobile_sentiment_ops.app.parts import Parts, unsupported
 from mobile_sentiment_ops.app.prediction import Batch
 from mobile_sentiment_ops.app.problems import Problem
 from mobile_sentiment_ops.data.predictions import Review
-from mobile_sentiment_ops.errors import MsoError
 from mobile_sentiment_ops.types import LABELS
-
-log = structlog.get_logger()
 
 JSON = b"application/json"
 DRIFT_HEADERS = {"X-Drift-Detected": "false", "X-Drift-Status": "no-reference"}
@@ -89,10 +85,18 @@ Answer = Callable[[bytes, Batch], bytes]
 Headers = Mapping[bytes, bytes]
 Header = tuple[bytes, bytes]
 
-HEAD = (
-    b"HTTP/1.1 200 OK\r\ndate: %b\r\ncontent-type: application/json\r\nx-content-type-options: nosniff\r\n"
-    b"x-drift-detected: false\r\nx-drift-status: no-reference\r\nx-request-id: %b\r\ncontent-length: %d\r\n%b\r\n"
-)
+
+def _lines(headers: Iterable[Header]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+_SAME = [
+    (b"content-type", JSON),
+    NOSNIFF,
+    *((name.lower().encode(), told.encode()) for name, told in DRIFT_HEADERS.items()),
+]
+HEAD = b"HTTP/1.1 200 OK\r\ndate: %b\r\n" + _lines(_SAME) + b"x-request-id: %b\r\ncontent-length: %d\r\n%b\r\n"
+"""Of an answer: the date, the id of the request, the length of the content, and more headers."""
 
 
 class Dispatcher:
@@ -146,7 +150,7 @@ class Dispatcher:
             caller_went_away(request_id)
             return
         except Exception as err:
-            response = self._problem(err, path, request_id)
+            response = problem_of(err, request_id).response(path, request_id)
         else:
             response = Response(content, media_type="application/json", headers=DRIFT_HEADERS)
         response.raw_headers += self._common_headers(headers, request_id)
@@ -162,22 +166,17 @@ class Dispatcher:
         try:
             content = self._content(path, headers, body, self._admitted(path, headers), prefix, request_id)
         except Exception as err:
-            response = self._problem(err, path, request_id)
+            response = problem_of(err, request_id).response(path, request_id)
             response.raw_headers += [(b"date", date), *self._common_headers(headers, request_id)]
             if close:
                 response.raw_headers.append((b"connection", b"close"))
             status = response.status_code
-            head = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
-            told = b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (
-                status,
-                HTTPStatus(status).phrase.encode(),
-                head,
-                bytes(response.body),
-            )
+            reason, head = HTTPStatus(status).phrase.encode(), _lines(response.raw_headers)
+            told = b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, reason, head, bytes(response.body))
         else:
             status, more = 200, b"connection: close\r\n" if close else b""
             if (origin := headers.get(b"origin")) is not None:
-                more += b"".join(b"%b: %b\r\n" % header for header in self._parts.guard.cors_headers(origin))
+                more += _lines(self._parts.guard.cors_headers(origin))
             told = HEAD % (date, request_id.encode(), len(content), more) + content
         self._tell(path, status, began, request_id)
         return told
@@ -189,8 +188,7 @@ class Dispatcher:
     def _ids(self, headers: Headers) -> tuple[str, str]:
         """What the ids of the predictions begin with, and the id of the request: the caller's, or the same."""
         prefix = self._parts.predictions.new_id()
-        given = headers.get(b"x-request-id")
-        return prefix, given.decode() if given and well_formed(given) else prefix
+        return prefix, request_id_of(headers, prefix)
 
     def _admitted(self, path: str, headers: Headers) -> Caller:
         caller = self._parts.guard.admit("POST", path, headers)
@@ -203,14 +201,6 @@ class Dispatcher:
         if (key := headers.get(b"idempotency-key")) is not None:
             prefix = predictions.repeated_id(b" ".join((caller.name.encode(), path.encode(), key, body)))
         return self._paths[path][0](body, predictions.batch(request_id, prefix, caller.app_of if caller.apps else None))
-
-    def _problem(self, err: Exception, path: str, request_id: str) -> Response:
-        if isinstance(err, MsoError):
-            err = Problem.of(err)
-        elif not isinstance(err, Problem):
-            log.error("request failed", request_id=request_id, exc_info=err)
-            err = Problem(500, "this is a fault of the server; its log names the request id")
-        return err.response(path, request_id)
 
     def _common_headers(self, headers: Headers, request_id: str) -> tuple[Header, ...]:
         cors = self._parts.guard.cors_headers(headers.get(b"origin"))

@@ -60,9 +60,8 @@ class Keeper:
         self._following = threading.Lock()
         self._draining = threading.Lock()
         self._published: Published | None = None
-        self._broken: tuple[int, datetime] | None = (
-            None  # the token of such a champion, and until when it is left alone
-        )
+        # the token of a champion that could not be served, and until when it is left alone
+        self._broken: tuple[int, datetime] | None = None
         self._appends = 0
         self.drain_fault = ""
         """Why predictions wait in the spool; empty when they do not."""

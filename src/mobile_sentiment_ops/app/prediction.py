@@ -11,14 +11,14 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
 import structlog
 
 from mobile_sentiment_ops.data.predictions import Answered, Review, packed, text_fault
-from mobile_sentiment_ops.errors import BundleError, MsoError, NoModel, StoreError
+from mobile_sentiment_ops.errors import MsoError, NoModel, StoreError
 from mobile_sentiment_ops.models.compiled import CompiledModel, suspects
 from mobile_sentiment_ops.ports import Clock, Live, Published, Spool
 from mobile_sentiment_ops.settings import Api
@@ -105,7 +105,7 @@ class PredictionHandler:
         self._followed, self._retry_at = published, None
         if champion is not None and (live is None or live.champion != champion or live.sha256 != published.sha256):
             try:
-                model = opened(self._shared, champion.bundle_hash, published.sha256)
+                model = CompiledModel.of(self._shared.compiled(champion.bundle_hash), published.sha256)
             except MsoError as err:
                 self._retry_at = self._clock.now() + RETRY_BROKEN
                 still = f"; version {live.version} still answers" if live else ""
@@ -245,11 +245,3 @@ class Batch:
             )
         )
         return first
-
-
-def opened(live: Live, bundle_hash: str, expected: str = "") -> CompiledModel:
-    """The compiled form of a bundle, if its hash is the expected one; NotFound, or BundleError when it is not sound."""
-    compiled = live.compiled(bundle_hash)
-    if expected and (found := sha256(compiled).hexdigest()) != expected:
-        raise BundleError(f"the compiled model of bundle {bundle_hash[:12]} was changed: it has the hash {found[:12]}")
-    return CompiledModel.of(compiled)

@@ -121,16 +121,18 @@ class CompiledModel:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as err:  # ValueError: it is empty
             raise BundleError(f"the compiled model {path.name} cannot be mapped: {err}; {_AGAIN}") from err
-        if sha256 is not None and (found := hash_of(data).hexdigest()) != sha256:
-            raise BundleError(f"{path.name} has the sha256 {found[:12]}, expected {sha256[:12]}; {_AGAIN}")
         try:
-            return cls.of(data)
+            return cls.of(data, sha256)
         except BundleError as err:
             raise BundleError(f"{path.name}: {err}") from err
 
     @classmethod
-    def of(cls, data: bytes | mmap.mmap) -> CompiledModel:
+    def of(cls, data: bytes | mmap.mmap, sha256: str | None = None) -> CompiledModel:
         """The model of a file's bytes. BundleError names what is wrong, FormatTooNew is for a later release's."""
+        if sha256 is not None and (digest := hash_of(data).hexdigest()) != sha256:
+            raise BundleError(
+                f"it was changed: the compiled model has the sha256 {digest[:12]}, expected {sha256[:12]}; {_AGAIN}"
+            )
         signature, written, size = _START.unpack_from(bytes(data[: _START.size]).ljust(_START.size))
         if signature != _SIGNATURE:
             raise BundleError(f"this is no compiled model, it begins with {signature!r}; {_AGAIN}")
