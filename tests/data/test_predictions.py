@@ -88,10 +88,10 @@ def test_masking_leaves_no_address_and_no_long_number(text: str) -> None:
     "piece", ["a.", "a@", "1 ", "1(", "+(1", "@a.", "www.", "http://", "a-", "a@a.", "1.", "....", "%a"]
 )
 def test_a_hostile_text_is_masked_as_fast_as_a_plain_one(piece: str) -> None:
-    text = piece * (20_000 // len(piece))
+    text = piece * (200_000 // len(piece))
     began = time.process_time()
     masked(text)
-    assert time.process_time() - began < 0.25
+    assert time.process_time() - began < 10  # quadratic time takes minutes
 
 
 def test_the_log_keeps_what_the_setting_allows() -> None:
