@@ -163,6 +163,50 @@ class Gate(Section):
     behaviour_file: str = Field("", description="file with behaviour tests of your own (docs/gate.md)")
 
 
+class Monitoring(Section):
+    """When something has moved, and what is asked for then (docs/monitoring.md)."""
+
+    window_days: tuple[int, ...] = Field(
+        (1, 7, 28), min_length=1, description="lengths of the windows that a check compares, in days"
+    )
+    min_reviews: int = Field(50, ge=20, description="fewest reviews that a window is judged by")
+    false_alarms: float = Field(
+        0.03, gt=0, lt=0.5, description="share of checks that may raise a false alarm, over all windows and slices"
+    )
+    target_macro_f1: Share = Field(
+        0.0, description="least macro-F1 that is good enough; 0: that of the champion's test"
+    )
+    max_loss: Share = Field(0.05, description="macro-F1 that may be lost since the champion's test")
+    min_labels: int = Field(100, ge=20, description="fewest labels that live macro-F1 is measured by")
+    max_insertion_rise: Share = Field(
+        0.05, description="how much a word put into good reviews may raise the share called negative"
+    )
+    max_source_share: Share = Field(
+        0.5, description="most of a training batch that one app may be beyond its usual share"
+    )
+    silence_hours: dict[str, float] = Field(
+        default_factory=dict, description="hours without success after which a part of the pipeline is an incident"
+    )
+
+
+class Alerts(Section):
+    """Who is told. A password or secret is named by the environment variable that holds it."""
+
+    cooldown_minutes: float = Field(
+        240.0, ge=0, description="an open incident is told again after so long at the soonest"
+    )
+    min_severity: Literal["info", "warning", "critical"] = Field("warning", description="least that is told")
+    webhook_url: str = Field("", description="address that gets every alert as JSON; empty: none")
+    webhook_secret_variable: str = Field("MSO_WEBHOOK_SECRET", description="variable with the secret that signs it")
+    smtp_host: str = Field("", description="mail server; empty: no mail")
+    smtp_port: Port = Field(587, description="its port")
+    smtp_security: Literal["starttls", "tls", "none"] = Field("starttls", description="how it is spoken to")
+    smtp_user: str = Field("", description="user of the mail server; empty: none")
+    smtp_password_variable: str = Field("MSO_SMTP_PASSWORD", description="variable with its password")
+    mail_from: str = Field("mso@localhost", description="sender of mails")
+    mail_to: Names = Field((), description="receivers of mails")
+
+
 DemoEventKind = Literal["bad_release", "new_language", "new_slang", "spam", "bombing", "new_meaning"]
 SmallShare = Annotated[float, Field(ge=0.0, le=0.4)]
 
@@ -208,6 +252,8 @@ class Settings(Section):
     ingest: Ingest = Ingest()
     training: Training = Training()
     gate: Gate = Gate()
+    monitoring: Monitoring = Monitoring()
+    alerts: Alerts = Alerts()
     demo: Demo = Demo()
     logs: Logs = Logs()
 
@@ -281,9 +327,15 @@ def resolve_settings(
     return Resolved(settings, {key: layer for key, (_, layer) in given.items()})
 
 
-_FREE_TABLES = ("ingest.columns", "training.parameters")  # tables whose keys are the user's own
-_LISTS = ("training.kinds", "api.allowed_hosts", "api.cors_origins")
-_RESERVED = ("MSO_SHARED_DATA", "MSO_CONFIG", "MSO_API_URL", "MSO_API_KEY")  # of the tests, the commands, client.py
+_FREE_TABLES = (
+    "ingest.columns",
+    "training.parameters",
+    "monitoring.silence_hours",
+)  # tables whose keys are the user's own
+_LISTS = ("training.kinds", "api.allowed_hosts", "api.cors_origins", "alerts.mail_to", "monitoring.window_days")
+_RESERVED = (  # of the tests, the commands, client.py, and secrets that settings name
+    *("MSO_SHARED_DATA", "MSO_CONFIG", "MSO_API_URL", "MSO_API_KEY", "MSO_WEBHOOK_SECRET", "MSO_SMTP_PASSWORD"),
+)
 
 
 def setting_descriptions() -> dict[str, str]:

@@ -213,3 +213,117 @@ class ApiKey:
     meter: int
     created_at: datetime
     expires_at: datetime | None = None
+
+
+# --- monitoring
+
+
+class DriftStatus(StrEnum):
+    """How the newest window of reviews compares with what the champion learned from."""
+
+    OK = "ok"
+    DRIFT = "drift"
+    NO_REFERENCE = "no-reference"
+    TOO_FEW = "too-few"
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One figure that a decision rests on, beside its limit. `value` None: it could not be measured, and
+    `reason` says why. `part` is the slice it was taken on, such as {"app": "lamp"}; empty for all reviews.
+    `fired`: the value is beyond the limit."""
+
+    name: str
+    value: float | None
+    limit: float | None
+    fired: bool
+    reason: str
+    n: int = 0
+    low: float | None = None
+    high: float | None = None
+    part: Mapping[str, str] = field(default_factory=dict)
+
+
+class Action(StrEnum):
+    """What monitoring asks for."""
+
+    NOTHING = "NOTHING"
+    WATCH = "WATCH"
+    LABEL = "LABEL"
+    RETRAIN = "RETRAIN"
+    ROLLBACK = "ROLLBACK"
+    HOLD = "HOLD"
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainDecision:
+    """What is to be done about the model, with all that it rests on: the same value in the ledger, the
+    command line, the API and the page. `labels_wanted` counts for LABEL; `label_where` says of which reviews."""
+
+    action: Action
+    at: datetime
+    model_version: str | None
+    summary: str
+    reasons: tuple[str, ...]
+    measured: tuple[Measurement, ...]
+    drift: DriftStatus
+    labels_wanted: int = 0
+    label_where: Mapping[str, str] = field(default_factory=dict)
+
+
+class Severity(StrEnum):
+    """How much an incident presses, least first."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Something that is not well from `opened_at` until `closed_at`. At most one of a `key` is open."""
+
+    incident_id: str
+    key: str
+    severity: Severity
+    title: str
+    detail: str
+    opened_at: datetime
+    seen_at: datetime
+    closed_at: datetime | None = None
+    figures: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """When a recurring part of the pipeline (a source, a drain, a job, a schedule) last went well and last failed."""
+
+    name: str
+    succeeded_at: datetime | None
+    failed_at: datetime | None = None
+    note: str = ""
+
+
+class Admission(StrEnum):
+    """Whether reviews may train: admitted, held for a person, or refused by one."""
+
+    ADMITTED = "admitted"
+    HELD = "held"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBatch:
+    """The reviews received after `after` (None: from the beginning) up to `until`, as they were let into training
+    or not. `apps`: the hold counts for reviews of these apps alone; empty for all of the batch."""
+
+    batch_id: str
+    after: datetime | None
+    until: datetime
+    admission: Admission
+    apps: tuple[str, ...]
+    rows: int
+    reasons: tuple[str, ...]
+    decided_at: datetime
+    actor: str
+    measured: tuple[Measurement, ...] = ()
