@@ -68,7 +68,7 @@ lock: $(UV_READY) ## resolve requirements/*.txt anew, keeping pins that still fi
 	$(COMPILE) --no-annotate -o requirements/setup.txt setup.tmp; $(COMPILE) --no-annotate -o requirements/build.txt build.tmp
 	@rm setup.tmp build.tmp
 	$(COMPILE) -o requirements/runtime.txt pyproject.toml
-	$(COMPILE) -o requirements/dev.txt -c requirements/runtime.txt --extra dev --extra telemetry pyproject.toml
+	$(COMPILE) -o requirements/dev.txt -c requirements/runtime.txt --extra dev --extra evidently --extra telemetry pyproject.toml
 	@for peer in $(PEERS); do printf '%s\nscikit-learn\n' $$peer > peer.tmp && \
 	$(COMPILE) --no-annotate -o requirements/peers/$$peer.txt peer.tmp || exit; done; rm peer.tmp
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
