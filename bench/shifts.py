@@ -23,9 +23,11 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 from zlib import crc32
@@ -65,63 +67,48 @@ Places: TypeAlias = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Rows that the champion never saw, scored by it; those of new apps; texts of languages that may arrive."""
+    """Texts that the champion learned from; rows that it never saw, scored by it; those of new apps; texts of
+    languages that may arrive."""
 
     name: str
     champion: CompiledModel
+    learned: Sequence[str]
     held_out: pl.DataFrame
     new_app: pl.DataFrame
     foreign: Mapping[str, Sequence[str]]
 
-    def save(self, folder: Path, compiled: bytes) -> None:
-        """Keep it for other processes, which `load` it."""
-        folder.mkdir(parents=True)
-        (folder / "champion").write_bytes(compiled)
-        self.held_out.write_parquet(folder / "held_out.parquet")
-        self.new_app.write_parquet(folder / "new_app.parquet")
-        pl.DataFrame(
-            [(key, text) for key, texts in self.foreign.items() for text in texts], _FOREIGN, orient="row"
-        ).write_parquet(folder / "foreign.parquet")
 
-    @classmethod
-    def load(cls, folder: Path) -> Pool:
-        """A pool that was kept."""
-        foreign = pl.read_parquet(folder / "foreign.parquet")
-        texts = {str(key): part["text"].to_list() for (key,), part in foreign.group_by("language", maintain_order=True)}
-        held_out, new_app = (pl.read_parquet(folder / f"{part}.parquet") for part in ("held_out", "new_app"))
-        return cls(folder.name, CompiledModel.open(folder / "champion"), held_out, new_app, texts)
-
-
-_FOREIGN = {"language": pl.Utf8, "text": pl.Utf8}
-
-
-def make_pool(source: str, folder: Path) -> tuple[Pool, bytes]:
-    """The pool of one of SOURCES in the folder of real reviews, and its champion's compiled file."""
-    reviews = labelled(
-        pl.read_parquet(folder / SOURCES[source].file).with_columns(
-            pl.int_range(pl.len()).cast(pl.Utf8).alias("review_id"),
-            pl.lit(None, pl.Utf8).alias("sentiment"),
-            pl.lit(None, pl.Utf8).alias("label_source"),
-        )
-    )
-    reviews = reviews.with_columns(
-        text_keys(reviews["review_text"]), pl.Series("language", detect_languages(reviews["review_text"]))
-    )
+@cache
+def make_pool(source: str, folder: Path) -> Pool:
+    """The pool of one of SOURCES in the folder of real reviews."""
+    reviews = real_reviews(source, folder)
     new = pl.col("app").is_in(NEW_APPS[source])
-    known = reviews.filter(~new)
-    held = np.random.default_rng(SEED).random(known.height) < HELD_OUT
-    training = known.filter(~held).join(known.filter(held), on="text_key", how="anti", maintain_order="left")
-    champion, compiled = train_champion(training)
-    return Pool(
-        source, champion, scored(champion, known.filter(held)), scored(champion, reviews.filter(new)), foreign_texts()
-    ), compiled
+    known, held = reviews.filter(~new), pl.col("held")
+    known = known.with_columns(pl.Series("held", np.random.default_rng(SEED).random(known.height) < HELD_OUT))
+    learned = known.filter(~held).join(known.filter(held), on="text_key", how="anti", maintain_order="left")
+    champion = train_champion(learned)
+    held_out, new_app = (scored(champion, part) for part in (known.filter(held), reviews.filter(new)))
+    return Pool(source, champion, learned["review_text"].to_list(), held_out, new_app, foreign_texts())
 
 
-def train_champion(training: pl.DataFrame) -> tuple[CompiledModel, bytes]:
-    """A champion of rows with review_text, rating and label, and its compiled file; of each text the first is kept."""
-    rows = training.unique("text_key", keep="first", maintain_order=True)
-    compiled = compile_model(train(KIND, rows, rows.clear(), seed=SEED), "bench")
-    return CompiledModel.of(compiled), compiled
+def real_reviews(source: str, folder: Path) -> pl.DataFrame:
+    """All reviews of one of SOURCES with what the product adds: `label` by stars, `language`, and `text_key`."""
+    missing = (pl.lit(None, pl.Utf8()).alias(name) for name in ("sentiment", "label_source"))
+    numbered = pl.int_range(pl.len()).cast(pl.Utf8()).alias("review_id")
+    return with_keys(labelled(pl.read_parquet(folder / SOURCES[source].file).with_columns(numbered, *missing)))
+
+
+def with_keys(reviews: pl.DataFrame) -> pl.DataFrame:
+    """The reviews with `text_key`, and with `language` where they have none."""
+    texts = reviews["review_text"]
+    languages = pl.Series("language", detect_languages(texts), dtype=pl.Utf8())
+    return reviews.with_columns(text_keys(texts), *([] if "language" in reviews.columns else [languages]))
+
+
+def train_champion(learned: pl.DataFrame) -> CompiledModel:
+    """A champion of rows with review_text, rating, label and text_key; of each text the first is kept."""
+    rows = learned.unique("text_key", keep="first", maintain_order=True)
+    return CompiledModel.of(compile_model(train(KIND, rows, rows.clear(), seed=SEED), "bench"))
 
 
 def foreign_texts() -> dict[str, list[str]]:
@@ -302,16 +289,9 @@ def garbled(text: str, dice: Dice) -> str:
         return data.decode("latin-1")
 
 
-SLANG = (
-    ("zorpy", "flumtastic", "skreebly", "vibbulous", "quonkers", "plimmy", "dazzo", "brindled"),
-    ("snorpful", "grubbed", "wockled", "yuffed", "dreffy", "clonked", "mirky", "spleddy"),
-)
-"""Invented words for what is good, and for what is bad."""
-_FEELING = re.compile(
-    r"\b(good|nice|great|best|super|superb|excellent|awesome|love|amazing|useful|helpful|perfect|wonderful|fantastic|"
-    r"bad|worst|poor|waste|fake|useless|slow|pathetic|fraud|hate|horrible|terrible|worse|cheap|annoying)\b",
-    re.IGNORECASE,
-)
+_WORDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+SLANG, ADS, BOMBING = _WORDS["slang"], _WORDS["spam"]["ads"], _WORDS["bombing"]
+_FEELING = re.compile(rf"\b({'|'.join(SLANG['feelings'])})\b", re.IGNORECASE)
 
 
 def with_slang(text: str, word: str, dice: Dice) -> str:
@@ -321,19 +301,7 @@ def with_slang(text: str, word: str, dice: Dice) -> str:
     ('Very zorpy app', 'It opens zorpy fr')
     """
     changed, found = _FEELING.subn(word, text, count=1)
-    return changed if found else f"{text} {dice.pick(('so {}', 'this is {}', '{} fr', 'totally {}')).format(word)}"
-
-
-ADS = (
-    "Earn {big} daily from home, join with code {code} at quickwin.example",
-    "Get {big} cashback today!! use my code {code} when you sign up",
-    "Need money fast? instant loan without papers, ask for {code} on chat",
-    "Install Coinhopper and enter {code}, we both receive {big} bonus",
-    "Free followers and likes at boostly.example promo {code} valid today",
-    "Best trading signals, {big} percent profit weekly, group invite {code}",
-    "My referral code is {code} please use it both get {big}",
-    "Win a new phone every day, spin now at luckywheel.example/{code}",
-)
+    return changed if found else f"{text} {dice.pick(SLANG['phrases']).format(word)}"
 
 
 def advertised(template: str, dice: Dice) -> str:
@@ -342,115 +310,44 @@ def advertised(template: str, dice: Dice) -> str:
     return template.format(code=code, big=100 * (1 + int(40 * dice.roll())))
 
 
-MATTERS = (
-    (
-        "your sponsor cut down the old lime trees",
-        "the lime trees are gone because of your stadium",
-        "you paid for cutting the lime trees",
-        "trees felled for a stadium with your name on it",
-    ),
-    (
-        "your boss laughed at the flood victims",
-        "that interview about the flood was shameful",
-        "mocking flood victims on television",
-        "the flood joke of your chief",
-    ),
-    (
-        "you closed the night shelter on Mill Road",
-        "the shelter on Mill Road shut for your new office",
-        "people sleep outside since you bought the shelter",
-        "evicting a shelter for office space",
-    ),
-    (
-        "stop funding the whale hunt",
-        "your bank pays for whale hunting",
-        "whales die with your money",
-        "no more money for whalers",
-    ),
-    (
-        "you sacked the drivers by a text message",
-        "all drivers fired with one text",
-        "firing drivers two days before the holidays",
-        "drivers lost their jobs by sms",
-    ),
-    (
-        "your anthem advert insulted our province",
-        "that advert makes fun of our province",
-        "insulting a whole province for an advert",
-        "take down the anthem advert",
-    ),
-)
-_OPENERS = (
-    "",
-    "One star. ",
-    "Shame on you, ",
-    "Never again: ",
-    "Uninstalled. ",
-    "I used to like this, but ",
-    "Boycott! ",
-    "Disgusting, ",
-    "We will not forget: ",
-    "Deleted my account, ",
-)
-_CLOSERS = (
-    "",
-    ".",
-    "!!!",
-    ", apologize now",
-    ". Shame",
-    ", everyone should leave",
-    " and nobody says sorry",
-    ", not with me",
-    ". Boycott this company",
-    ", so sad",
-)
-
-
 def bombed(matter: Sequence[str], dice: Dice) -> str:
     """A review on that matter, in words of its own."""
-    return dice.pick(_OPENERS) + dice.pick(matter) + dice.pick(_CLOSERS)
+    parts = (BOMBING["openers"], matter, BOMBING["closers"])
+    return "".join(dice.pick(part) for part in parts)
 
 
-def _texts(changed: Callable[[str, Dice], str]) -> Change:
-    def of_rows(rows: pl.DataFrame, dice: Dice, _: World) -> pl.DataFrame:
-        return rows.with_columns(
-            pl.Series("text", [changed(text, dice) for text in rows["text"].to_list()], dtype=pl.Utf8)
-        )
+def _told(texts: Iterable[str | None], name: str = "text") -> pl.Series:
+    return pl.Series(name, list(texts), dtype=pl.Utf8())
 
-    return of_rows
+
+def _each(changed: Callable[[str, Dice], str]) -> Change:
+    return lambda rows, dice, _: rows.with_columns(_told(changed(text, dice) for text in rows["text"].to_list()))
 
 
 def _slang(rows: pl.DataFrame, dice: Dice, _: World) -> pl.DataFrame:
-    words = [[dice.pick(kind), dice.pick(kind)] for kind in SLANG]
-    texts = [
-        with_slang(text, dice.pick(words[truth == 0]), dice) for text, truth in rows.select("text", "truth").rows()
-    ]
-    return rows.with_columns(pl.Series("text", texts, dtype=pl.Utf8))
+    words = [[dice.pick(SLANG[kind]), dice.pick(SLANG[kind])] for kind in ("bad", "good")]
+    felt = rows.select("text", pl.col("truth") > 0).rows()
+    return rows.with_columns(_told(with_slang(text, dice.pick(words[good]), dice) for text, good in felt))
 
 
 def _language(rows: pl.DataFrame, dice: Dice, world: World) -> pl.DataFrame:
     language = dice.pick(list(world.pool.foreign))
-    texts = [dice.pick(world.pool.foreign[language]) for _ in range(rows.height)]
-    return rows.with_columns(pl.Series("text", texts, dtype=pl.Utf8), pl.lit(language).alias("language"))
+    texts = world.pool.foreign[language]
+    return rows.with_columns(_told(dice.pick(texts) for _ in range(rows.height)), pl.lit(language).alias("language"))
 
 
 def _spam(rows: pl.DataFrame, dice: Dice, _: World) -> pl.DataFrame:
     ad = dice.pick(ADS)
-    return rows.with_columns(
-        pl.Series("text", [advertised(ad, dice) for _ in range(rows.height)], dtype=pl.Utf8),
-        pl.lit("en").alias("language"),
-    )
+    return rows.with_columns(_told(advertised(ad, dice) for _ in range(rows.height)), pl.lit("en").alias("language"))
 
 
 def _bombing(rows: pl.DataFrame, dice: Dice, world: World) -> pl.DataFrame:
-    matter, app = dice.pick(MATTERS), dice.pick(world.reference["app"].to_list())
-    texts = [bombed(matter, dice) for _ in range(rows.height)]
+    matter, app = dice.pick(BOMBING["matters"]), dice.pick(world.reference["app"].to_list())
     versions = world.reference.filter(pl.col("app") == app)["version"].to_list()
     return rows.with_columns(
-        pl.Series("text", texts, dtype=pl.Utf8),
-        pl.lit(app).alias("app"),
-        pl.lit("en").alias("language"),
-        pl.Series("version", [dice.pick(versions) for _ in texts], dtype=pl.Utf8),
+        _told(bombed(matter, dice) for _ in range(rows.height)),
+        _told((dice.pick(versions) for _ in range(rows.height)), "version"),
+        *(pl.lit(value).alias(name) for name, value in (("app", app), ("language", "en"))),
     )
 
 
@@ -460,9 +357,9 @@ SHIFTS: Mapping[str, Shift] = {
     "new_app30": Shift(share=0.30),
     "language10": Shift(share=0.10, change=_language),
     "slang": Shift(share=0.125, change=_slang),
-    "typos30": Shift(share=0.30, change=_texts(mistyped)),
-    "encoding10": Shift(share=0.10, change=_texts(garbled)),
+    "typos30": Shift(share=0.30, change=_each(mistyped)),
+    "encoding10": Shift(share=0.10, change=_each(garbled)),
     "spam10": Shift(share=0.10, change=_spam),
     "bombing15": Shift(share=0.15, change=_bombing),
-    "empty5": Shift(share=0.05, change=_texts(lambda _, dice: dice.pick(("", "", "  ")))),
+    "empty5": Shift(share=0.05, change=_each(lambda _, dice: dice.pick(("", "", "  ")))),
 }
