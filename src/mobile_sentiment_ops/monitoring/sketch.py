@@ -140,7 +140,7 @@ class Sketch:
         """
         sums = dict(zip(SUMS, _figures(rows).sum(axis=0).tolist(), strict=True))
         scores = np.bincount(_score_places(rows).ravel(), minlength=SCORES)
-        texts = _TEXTS_FROM + _text_places(rows)[rows.keys != 0]
+        texts = _TEXTS_FROM + text_places(rows)[rows.keys != 0]
         return cls(sums, scores, np.bincount(np.concatenate([rows.tokens, texts]), minlength=TOKENS))
 
     def __add__(self, other: Sketch) -> Sketch:
@@ -173,7 +173,7 @@ def sketched(rows: Rows) -> pl.DataFrame:
     repeatable = rows.keys != 0
     scores = np.concatenate([group * SCORES + places for places in _score_places(rows)])
     words = np.concatenate(
-        [of_token * TOKENS + rows.tokens, group[repeatable] * TOKENS + _TEXTS_FROM + _text_places(rows)[repeatable]]
+        [of_token * TOKENS + rows.tokens, group[repeatable] * TOKENS + _TEXTS_FROM + text_places(rows)[repeatable]]
     )
     made = groups.drop("row").with_columns(
         *(pl.Series(name, figures[:, at]) for at, name in enumerate(SUMS)),
@@ -207,7 +207,8 @@ def _score_places(rows: Rows) -> Ints:
     )
 
 
-def _text_places(rows: Rows) -> Ints:
+def text_places(rows: Rows) -> Ints:
+    """(n,) the bucket of each review's whole text, 0 to 2,047."""
     return (rows.keys >> np.uint64(64 - TEXT_BITS)).astype(np.int64)
 
 
@@ -220,12 +221,16 @@ def _sparse(name: str, places: Ints, room: int, groups: int) -> tuple[pl.Series,
     else:
         filled, counts = np.unique(places, return_counts=True)
     ends = np.searchsorted(filled, np.arange(groups + 1) * room)
-    at = _lists(filled % room, ends, np.int16)
-    return at.alias(f"{name}_at"), _lists(counts, ends, np.int32).alias(f"{name}_count")
+    at = list_column(filled % room, ends, np.int16)
+    return at.alias(f"{name}_at"), list_column(counts, ends, np.int32).alias(f"{name}_count")
 
 
-def _lists(values: npt.NDArray[Any], ends: npt.NDArray[Any], dtype: type[np.generic]) -> pl.Series:
-    """A column of lists: list i is `values` from ends[i] to ends[i + 1]."""
+def list_column(values: npt.NDArray[Any], ends: npt.NDArray[Any], dtype: type[np.generic]) -> pl.Series:
+    """A column of lists: list i is `values` from ends[i] to ends[i + 1].
+
+    >>> list_column(np.array([7, 8, 9]), np.array([0, 2, 3]), np.int16).to_list()
+    [[7, 8], [9]]
+    """
     made = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(values.astype(dtype)))
     return pl.Series(pl.from_arrow(made))
 
@@ -247,7 +252,9 @@ def _samples(rows: Rows, order: npt.NDArray[np.intp], sizes: npt.NDArray[Any]) -
     ends = np.concatenate([[0], np.cumsum([len(members) for members in chosen])])
     words = [" ".join(tokens(text))[:SAMPLE_CHARS] for text in texts.gather(every)]
     lists = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(words, pa.large_string()))
-    return _lists(drawn[every], ends, np.int64).alias("sample_draw"), pl.Series("sample_words", pl.from_arrow(lists))
+    return list_column(drawn[every], ends, np.int64).alias("sample_draw"), pl.Series(
+        "sample_words", pl.from_arrow(lists)
+    )
 
 
 def _counted(sketches: pl.DataFrame, name: str, room: int) -> Ints:
