@@ -7,7 +7,7 @@
     Live       what the processes of a server share: compiled models, which one answers, how the keeper is
     Datasets   immutable dataset manifests by fingerprint
     Registry   the tracking server and model registry (a projection of the champion row)
-    State      champion, ledger, jobs and leases in one transactional store
+    State      champion, ledger, jobs, leases, incidents, beats and training batches in one transactional store
     Spool      predictions that are acknowledged and not yet in their table
     Keys       the API keys, as hashes
     Launcher   a process of its own for long work
@@ -27,14 +27,19 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 from mobile_sentiment_ops.errors import StoreError
 from mobile_sentiment_ops.types import (
+    Admission,
     ApiKey,
+    Beat,
     Champion,
     Decision,
+    Incident,
     Job,
     JobState,
     Lease,
     LedgerEntry,
     ModelVersion,
+    Severity,
+    TrainingBatch,
 )
 
 if TYPE_CHECKING:
@@ -244,7 +249,7 @@ class JobChanges(TypedDict, total=False):
 
 
 class State(Protocol):
-    """Champion, ledger, jobs and leases: one store, one transaction a call."""
+    """Champion, ledger, jobs, leases and what monitoring keeps: one store, one transaction a call."""
 
     # --- the champion, one row
     def champion(self) -> Champion | None:
@@ -293,6 +298,40 @@ class State(Protocol):
 
     def release(self, lease: Lease) -> None:
         """Give it back; harmless when it was lost."""
+
+    # --- monitoring; no text of a review is kept here
+    def open_incident(
+        self, key: str, severity: Severity, title: str, detail: str = "", figures: Mapping[str, object] | None = None
+    ) -> tuple[Incident, bool]:
+        """A new incident, or the open one of that key (and False): seen again with this detail and these
+        figures, and with the greater severity."""
+
+    def close_incident(self, key: str, detail: str = "") -> Incident | None:
+        """Close the open one of that key; None when there is none."""
+
+    def incidents(self, *, open_only: bool = False, limit: int = 100) -> list[Incident]:
+        """Incidents, newest first."""
+
+    def tell(self, incident_id: str, channel: str, what: str) -> None:
+        """Keep that a channel was told this of an incident now, in place of what it was told before."""
+
+    def told(self, channel: str, incident_ids: Sequence[str]) -> dict[str, tuple[str, datetime]]:
+        """What a channel was told last of each of these incidents, and when; nothing for the untold."""
+
+    def beat(self, name: str, *, ok: bool = True, note: str = "") -> None:
+        """Keep that a recurring part of the pipeline went well now, or that it failed."""
+
+    def beats(self) -> list[Beat]:
+        """The last of every part, by name."""
+
+    def add_batch(self, batch: TrainingBatch) -> None:
+        """Keep a training batch; StoreError for an id that is taken."""
+
+    def batches(self, limit: int = 100) -> list[TrainingBatch]:
+        """Training batches, the one added last first."""
+
+    def rule_on_batch(self, batch_id: str, admission: Admission, actor: str, reason: str) -> TrainingBatch:
+        """Admit, hold or refuse a kept batch; the reason is added to the others. NotFound for an unknown id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from mobile_sentiment_ops.adapters.memory import FixedClock
 from mobile_sentiment_ops.adapters.state_sql import SqlState
 from mobile_sentiment_ops.errors import FormatTooNew, StoreError, Unavailable
 from mobile_sentiment_ops.registry.ledger import first_broken
-from mobile_sentiment_ops.types import Decision, JobState, ModelVersion
+from mobile_sentiment_ops.types import Decision, JobState, ModelVersion, Severity
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -89,9 +89,9 @@ def test_no_two_entries_follow_the_same_one(database: Path, state: SqlState) -> 
 
 def test_a_database_of_a_later_format_is_refused(database: Path, state: SqlState, clock: FixedClock) -> None:
     state.champion()
-    sql(database, "UPDATE format SET version = 2")
+    sql(database, "UPDATE format SET version = 3")
     later = SqlState(f"sqlite:///{database}", clock)
-    with pytest.raises(FormatTooNew, match="format 2, this release reads up to 1"):
+    with pytest.raises(FormatTooNew, match="format 3, this release reads up to 2"):
         later.champion()
 
 
@@ -139,6 +139,12 @@ def test_a_database_of_format_1_opens(database: Path, state: SqlState, clock: Fi
     assert lease is not None
     assert lease.token == 4
     assert state.decide(Decision("note", "2", "ann", "it still chains")).previous_hash == entries[-1].entry_hash
+    incident, new = state.open_incident("drift", Severity.WARNING, "Reviews moved")
+    assert new
+    state.beat("drain")
+    state.close()
+    assert SqlState(f"sqlite:///{database}", clock).incidents() == [incident]
+    assert sql(database, "SELECT version FROM format") == [(2,)]
 
 
 HAMMER = """
@@ -147,7 +153,7 @@ from datetime import UTC, datetime
 from mobile_sentiment_ops.adapters.clock import SystemClock
 from mobile_sentiment_ops.adapters.state_sql import SqlState
 from mobile_sentiment_ops.errors import StaleToken
-from mobile_sentiment_ops.types import Decision, JobState, ModelVersion
+from mobile_sentiment_ops.types import Decision, JobState, ModelVersion, Severity
 url, me = sys.argv[1:]
 state = SqlState(url, SystemClock())
 leases, wins, jobs = [], 0, []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,10 +13,19 @@ import pytest
 
 from mobile_sentiment_ops.adapters.memory import FixedClock, MemoryState
 from mobile_sentiment_ops.adapters.state_sql import SqlState
-from mobile_sentiment_ops.errors import NotFound, StaleToken
+from mobile_sentiment_ops.errors import NotFound, StaleToken, StoreError
 from mobile_sentiment_ops.ports import State
 from mobile_sentiment_ops.registry.ledger import GENESIS, first_broken
-from mobile_sentiment_ops.types import Decision, JobState, ModelVersion
+from mobile_sentiment_ops.types import (
+    Admission,
+    Beat,
+    Decision,
+    JobState,
+    Measurement,
+    ModelVersion,
+    Severity,
+    TrainingBatch,
+)
 
 PROMOTE = Decision("promote", "1", "gate", "better by 0.02", {"macro_f1": 0.7125, "limits": ["min_gain", 0.0]})
 
@@ -220,3 +230,98 @@ def test_of_many_threads_one_wins_each_change(state: State, version: Make) -> No
     assert [sum(column) for column in zip(*outcomes, strict=True)] == [1] * 5
     assert first_broken(state.ledger()) is None
     assert len(state.ledger()) == 5
+
+
+def test_an_incident_is_opened_once_and_seen_again(state: State, clock: FixedClock) -> None:
+    opened_at = clock.now()
+    first, new = state.open_incident("drift", Severity.WARNING, "Reviews moved", "p .01", {"share": ("a", 0.5)})
+    assert new
+    assert (first.opened_at, first.seen_at, first.closed_at) == (opened_at, opened_at, None)
+    clock.advance(60)
+    other, new = state.open_incident("silence/drain", Severity.INFO, "No drain")
+    assert new
+    raised, new = state.open_incident("drift", Severity.CRITICAL, "another title", "p .001", {"share": 0.7})
+    assert not new
+    assert raised == replace(
+        first, severity=Severity.CRITICAL, detail="p .001", seen_at=clock.now(), figures={"share": 0.7}
+    )
+    lower, _ = state.open_incident("drift", Severity.INFO, "Reviews moved", "p .02")
+    assert (lower.severity, lower.detail, lower.figures) == (Severity.CRITICAL, "p .02", {})
+    assert state.incidents() == [other, lower]
+    assert first.figures == {"share": ["a", 0.5]}
+
+
+def test_an_incident_is_closed_once_and_its_key_is_free_again(state: State, clock: FixedClock) -> None:
+    assert state.close_incident("drift") is None
+    first, _ = state.open_incident("drift", Severity.WARNING, "Reviews moved", "p .01")
+    clock.advance(60)
+    closed = state.close_incident("drift")
+    assert closed == replace(first, closed_at=clock.now())
+    assert state.close_incident("drift") is None
+    again, new = state.open_incident("drift", Severity.INFO, "Reviews moved", "p .02")
+    assert new
+    assert again.incident_id != first.incident_id
+    assert state.incidents(open_only=True) == [again]
+    assert state.incidents() == [again, closed]
+    assert state.incidents(limit=1) == [again]
+    ended = state.close_incident("drift", "p .8")
+    assert ended is not None
+    assert ended.detail == "p .8"
+
+
+def test_what_each_channel_was_told_last_is_known(state: State, clock: FixedClock) -> None:
+    first, _ = state.open_incident("drift", Severity.WARNING, "Reviews moved")
+    second, _ = state.open_incident("labels", Severity.WARNING, "No labels")
+    both = [first.incident_id, second.incident_id]
+    assert state.told("mail", both) == {}
+    state.tell(first.incident_id, "mail", "warning")
+    early = clock.now()
+    clock.advance(60)
+    state.tell(first.incident_id, "log", "warning")
+    state.tell(second.incident_id, "mail", "closed")
+    assert state.told("mail", both) == {both[0]: ("warning", early), both[1]: ("closed", clock.now())}
+    state.tell(first.incident_id, "mail", "critical")
+    assert state.told("mail", both[:1]) == {both[0]: ("critical", clock.now())}
+    assert state.told("mail", []) == {}
+
+
+def test_a_part_of_the_pipeline_beats(state: State, clock: FixedClock) -> None:
+    assert state.beats() == []
+    state.beat("retrain", ok=False, note="no rows")
+    failed = clock.now()
+    state.beat("drain")
+    assert state.beats() == [Beat("drain", failed), Beat("retrain", None, failed, "no rows")]
+    well = clock.advance(60)
+    state.beat("retrain")
+    assert state.beats()[1] == Beat("retrain", well, failed, "")
+    clock.advance(60)
+    state.beat("retrain", ok=False, note="killed")
+    assert state.beats()[1] == Beat("retrain", well, clock.now(), "killed")
+
+
+def test_training_batches_are_kept_whole_and_ruled_on(state: State, clock: FixedClock) -> None:
+    measured = (Measurement("burst", 0.6, 0.5, True, "too many", 40, part={"app": "lamp"}),)
+    first = TrainingBatch("b1", None, clock.now(), Admission.ADMITTED, (), 900, (), clock.now(), "monitor")
+    second = TrainingBatch(
+        *("b2", clock.now(), clock.now(), Admission.HELD, ("lamp", "größe"), 40, ("a burst",), clock.now(), "monitor"),
+        measured,
+    )
+    state.add_batch(first)
+    state.add_batch(second)
+    assert state.batches() == [second, first]
+    assert state.batches(limit=1) == [second]
+    clock.advance(3600)
+    ruled = state.rule_on_batch("b2", Admission.REFUSED, "ann", "it is spam")
+    assert ruled == replace(
+        second,
+        admission=Admission.REFUSED,
+        actor="ann",
+        reasons=("a burst", "it is spam"),
+        decided_at=clock.now(),
+    )
+    assert state.batches() == [ruled, first]
+    with pytest.raises(NotFound, match="b3"):
+        state.rule_on_batch("b3", Admission.ADMITTED, "ann", "fine")
+    with pytest.raises(StoreError):
+        state.add_batch(first)
+    assert state.batches() == [ruled, first]

@@ -1,4 +1,5 @@
-"""Champion, ledger, jobs and leases in one database: SQLite in a file, or Postgres by its address.
+"""Champion, ledger, jobs, leases and what monitoring keeps in one database: SQLite in a file, or Postgres by
+its address.
 
 Both work the same way: a writing transaction waits for the one before it (SQLite's write lock;
 an advisory lock on Postgres), so what it reads cannot change until it commits, and the pure rules
@@ -15,13 +16,13 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack, cast
 
 import sqlalchemy as sa
 import structlog
@@ -31,7 +32,21 @@ from mobile_sentiment_ops.errors import FormatTooNew, NotFound, StaleToken, Stor
 from mobile_sentiment_ops.ports import Clock, JobChanges
 from mobile_sentiment_ops.registry.ledger import GENESIS, Anchor, chain_entry, first_broken
 from mobile_sentiment_ops.registry.transitions import ENDED, as_stored, changed_job, next_champion
-from mobile_sentiment_ops.types import Champion, Decision, Job, JobState, Lease, LedgerEntry, ModelVersion
+from mobile_sentiment_ops.types import (
+    Admission,
+    Beat,
+    Champion,
+    Decision,
+    Incident,
+    Job,
+    JobState,
+    Lease,
+    LedgerEntry,
+    Measurement,
+    ModelVersion,
+    Severity,
+    TrainingBatch,
+)
 
 log = structlog.get_logger()
 
@@ -69,6 +84,20 @@ class Json(sa.TypeDecorator[object]):
         return _as_written(value or "null", json.loads, lambda found: json.dumps(found, ensure_ascii=False))
 
 
+class Words(Json):
+    """A tuple of texts as JSON."""
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> object:
+        return tuple(cast(list[str], super().process_result_value(value, dialect)))
+
+
+class Measured(Json):
+    """Measurements as JSON, each by the names of its fields."""
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> object:
+        return tuple(Measurement(**one) for one in cast(list[Any], super().process_result_value(value, dialect)))
+
+
 def _as_written(text: str, read: Callable[[str], Found], write: Callable[[Found], str | None]) -> Found:
     """What a text says; StoreError when this program would have written that otherwise. Another blank
     in JSON says the same, and was put there by someone."""
@@ -87,7 +116,11 @@ COLUMN_TYPES: Mapping[str, sa.types.TypeEngine[Any]] = {
     "float": sa.Float(),
     "datetime": Time(),
     "JobState": sa.Enum(JobState, native_enum=False, values_callable=list),
+    "Severity": sa.Enum(Severity, native_enum=False, values_callable=list),
+    "Admission": sa.Enum(Admission, native_enum=False, values_callable=list),
     "Mapping[str, object]": Json(),
+    "tuple[str, ...]": Words(),
+    "tuple[Measurement, ...]": Measured(),
 }
 
 
@@ -117,12 +150,30 @@ JOBS = sa.Table(
 )
 LEASES = sa.Table("leases", TABLES, *_columns(Lease), sa.PrimaryKeyConstraint("name"))
 
+INCIDENT_ORDER = sa.Column("seq", sa.Integer, primary_key=True)
+INCIDENT_ID = sa.UniqueConstraint("incident_id")
+INCIDENTS = sa.Table("incidents", TABLES, INCIDENT_ORDER, *_columns(Incident), INCIDENT_ID)
+TOLD = sa.Table(
+    "told",
+    TABLES,
+    *(sa.Column(name, sa.String(), primary_key=True) for name in ("incident_id", "channel")),
+    sa.Column("what", sa.String(), nullable=False),
+    sa.Column("at", Time, nullable=False),
+)
+BEATS = sa.Table("beats", TABLES, *_columns(Beat), sa.PrimaryKeyConstraint("name"))
+BATCH_ORDER = sa.Column("seq", sa.Integer, primary_key=True)
+BATCHES = sa.Table("batches", TABLES, BATCH_ORDER, *_columns(TrainingBatch), sa.UniqueConstraint("batch_id"))
+
 
 def _first_tables(connection: sa.Connection) -> None:
-    TABLES.create_all(connection)
+    TABLES.create_all(connection, [CHAMPION, LEDGER, JOBS, LEASES])
 
 
-STEPS: tuple[Callable[[sa.Connection], None], ...] = (_first_tables,)
+def _tables_of_monitoring(connection: sa.Connection) -> None:
+    TABLES.create_all(connection, [INCIDENTS, TOLD, BEATS, BATCHES])
+
+
+STEPS: tuple[Callable[[sa.Connection], None], ...] = (_first_tables, _tables_of_monitoring)
 """Step n brings a database of format n to n + 1, so their number is this release's format. A new
 step alters what is there and makes the one before it spell out the tables of its time."""
 
@@ -234,7 +285,7 @@ class SqlState:
         with self._writing() as connection:
             under_way = JOBS.select().where(JOBS.c.kind == kind, JOBS.c.state.not_in(ENDED))
             if (row := connection.execute(under_way).mappings().first()) is not None:
-                return _job(row), False
+                return _as(Job, row), False
             job = Job(f"{kind}-{secrets.token_hex(6)}", kind, JobState.QUEUED, self._clock.now())
             connection.execute(JOBS.insert().values(asdict(job)))
             return job, True
@@ -247,7 +298,7 @@ class SqlState:
         asked = JOBS.select().order_by(JOBS.c.seq.desc()).limit(limit)
         with self._reading() as connection:
             rows = connection.execute(asked if state is None else asked.where(JOBS.c.state == state))
-            return [_job(row) for row in rows.mappings()]
+            return [_as(Job, row) for row in rows.mappings()]
 
     def update_job(self, job_id: str, **changes: Unpack[JobChanges]) -> Job:
         with self._writing() as connection:
@@ -281,6 +332,78 @@ class SqlState:
         with self._writing() as connection:
             if _is_latest(lease, _lease(connection, lease.name)):  # the row stays: tokens only ever grow
                 _keep_lease(connection, replace(lease, expires_at=self._clock.now()))
+
+    # --- monitoring
+
+    def open_incident(
+        self, key: str, severity: Severity, title: str, detail: str = "", figures: Mapping[str, object] | None = None
+    ) -> tuple[Incident, bool]:
+        with self._writing() as connection:
+            now, found, given = self._clock.now(), _open_incident(connection, key), as_stored(figures or {})
+            if found is None:
+                incident_id = f"incident-{secrets.token_hex(6)}"
+                new = Incident(incident_id, key, severity, title, detail, now, now, figures=given)
+                connection.execute(INCIDENTS.insert().values(asdict(new)))
+                return new, True
+            severity = max(found.severity, severity, key=list(Severity).index)
+            seen = replace(found, severity=severity, detail=detail, seen_at=now, figures=given)
+            return _keep_incident(connection, seen), False
+
+    def close_incident(self, key: str, detail: str = "") -> Incident | None:
+        with self._writing() as connection:
+            if (found := _open_incident(connection, key)) is None:
+                return None
+            return _keep_incident(
+                connection, replace(found, closed_at=self._clock.now(), detail=detail or found.detail)
+            )
+
+    def incidents(self, *, open_only: bool = False, limit: int = 100) -> list[Incident]:
+        asked = INCIDENTS.select().order_by(INCIDENTS.c.seq.desc()).limit(limit)
+        with self._reading() as connection:
+            rows = connection.execute(asked.where(INCIDENTS.c.closed_at.is_(None)) if open_only else asked)
+            return [_as(Incident, row) for row in rows.mappings()]
+
+    def tell(self, incident_id: str, channel: str, what: str) -> None:
+        with self._writing() as connection:
+            connection.execute(TOLD.delete().where(TOLD.c.incident_id == incident_id, TOLD.c.channel == channel))
+            row = {"incident_id": incident_id, "channel": channel, "what": what, "at": self._clock.now()}
+            connection.execute(TOLD.insert().values(row))
+
+    def told(self, channel: str, incident_ids: Sequence[str]) -> dict[str, tuple[str, datetime]]:
+        asked = TOLD.select().where(TOLD.c.channel == channel, TOLD.c.incident_id.in_(incident_ids))
+        with self._reading() as connection:
+            return {row.incident_id: (row.what, row.at) for row in connection.execute(asked)}
+
+    def beat(self, name: str, *, ok: bool = True, note: str = "") -> None:
+        with self._writing() as connection:
+            row = connection.execute(BEATS.select().where(BEATS.c.name == name)).mappings().first()
+            at = {"succeeded_at" if ok else "failed_at": self._clock.now(), "note": note}
+            connection.execute(BEATS.delete().where(BEATS.c.name == name))
+            connection.execute(BEATS.insert().values({**asdict(_as(Beat, row) if row else Beat(name, None)), **at}))
+
+    def beats(self) -> list[Beat]:
+        with self._reading() as connection:
+            return [_as(Beat, row) for row in connection.execute(BEATS.select().order_by(BEATS.c.name)).mappings()]
+
+    def add_batch(self, batch: TrainingBatch) -> None:
+        with self._writing() as connection:
+            connection.execute(BATCHES.insert().values(asdict(batch)))
+
+    def batches(self, limit: int = 100) -> list[TrainingBatch]:
+        with self._reading() as connection:
+            rows = connection.execute(BATCHES.select().order_by(BATCHES.c.seq.desc()).limit(limit))
+            return [_as(TrainingBatch, row) for row in rows.mappings()]
+
+    def rule_on_batch(self, batch_id: str, admission: Admission, actor: str, reason: str) -> TrainingBatch:
+        with self._writing() as connection:
+            named = BATCHES.c.batch_id == batch_id
+            if (row := connection.execute(BATCHES.select().where(named)).mappings().first()) is None:
+                raise NotFound(f"there is no training batch {batch_id!r}; look for its id among the kept ones")
+            was = _as(TrainingBatch, row)
+            made = {"admission": admission, "actor": actor, "decided_at": self._clock.now()}
+            ruled = replace(was, reasons=(*was.reasons, reason), **made)  # type: ignore[arg-type]
+            connection.execute(BATCHES.update().where(named).values(asdict(ruled)))
+            return ruled
 
     # --- connections
 
@@ -404,11 +527,24 @@ def _job_named(connection: sa.Connection, job_id: str) -> Job:
     row = connection.execute(JOBS.select().where(JOBS.c.job_id == job_id)).mappings().first()
     if row is None:
         raise NotFound(f"there is no job {job_id}; GET /jobs and `mso status` list them")
-    return _job(row)
+    return _as(Job, row)
 
 
-def _job(row: sa.RowMapping) -> Job:
-    return Job(**{name: value for name, value in row.items() if name != "seq"})
+def _open_incident(connection: sa.Connection, key: str) -> Incident | None:
+    asked = INCIDENTS.select().where(INCIDENTS.c.key == key, INCIDENTS.c.closed_at.is_(None))
+    row = connection.execute(asked).mappings().first()
+    return None if row is None else _as(Incident, row)
+
+
+def _keep_incident(connection: sa.Connection, incident: Incident) -> Incident:
+    of = INCIDENTS.c.incident_id == incident.incident_id
+    connection.execute(INCIDENTS.update().where(of).values(asdict(incident)))
+    return incident
+
+
+def _as(shape: type[Found], row: sa.RowMapping) -> Found:
+    """A row as its dataclass, without the number that orders the rows."""
+    return shape(**{name: value for name, value in row.items() if name != "seq"})
 
 
 def _lease(connection: sa.Connection, name: str) -> Lease | None:
