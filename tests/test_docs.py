@@ -18,7 +18,7 @@ import typer.main
 from fastapi.routing import APIRoute
 
 import mobile_sentiment_ops
-from mobile_sentiment_ops.app import explain, ml_server, protocols
+from mobile_sentiment_ops.app import explain, ml_server, monitoring_routes, protocols
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.prediction import PredictionHandler
 from mobile_sentiment_ops.app.train_model import MLOpsHandler
@@ -43,7 +43,12 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 ROUTES = {("GET", "/openapi.json")} | {
     (method, route.path.replace(":path", ""))
-    for route in (*ml_server.routes.routes, *protocols.routes.routes, *explain.routes.routes)
+    for route in (
+        *ml_server.routes.routes,
+        *protocols.routes.routes,
+        *explain.routes.routes,
+        *monitoring_routes.routes.routes,
+    )
     if isinstance(route, APIRoute)
     for method in route.methods or ()
 }

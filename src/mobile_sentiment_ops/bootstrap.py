@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mobile_sentiment_ops.adapters.store_reviews import StoreReviews
     from mobile_sentiment_ops.app.audit import AuditHandler
     from mobile_sentiment_ops.app.data_pipeline import DataHandler
+    from mobile_sentiment_ops.app.incidents import IncidentHandler
     from mobile_sentiment_ops.app.keeper import Keeper
     from mobile_sentiment_ops.app.prediction import PredictionHandler
     from mobile_sentiment_ops.app.train_model import MLOpsHandler
@@ -122,6 +123,7 @@ class Platform:
     def data(self) -> DataHandler:
         from mobile_sentiment_ops.adapters.sources import open_url
         from mobile_sentiment_ops.app.data_pipeline import DataHandler
+        from mobile_sentiment_ops.app.incidents import beat
 
         return DataHandler(
             tables=self.tables,
@@ -131,6 +133,7 @@ class Platform:
             settings=self.settings.ingest,
             open_url=open_url,
             decide=lambda decision: self.state.decide(decision),
+            beat=lambda name, **how: beat(self.state, name, **how),
             actor=actor(),
         )
 
@@ -186,6 +189,22 @@ class Platform:
             tables=self.tables,
             clock=self.clock,
             api=self.settings.api,
+        )
+
+    @cached_property
+    def incidents(self) -> IncidentHandler:
+        from mobile_sentiment_ops.adapters.notify import LogNotifier, MailNotifier, WebhookNotifier
+        from mobile_sentiment_ops.app.incidents import IncidentHandler
+
+        alerts = self.settings.alerts
+        channels: list[ports.Notifier] = [LogNotifier()]
+        if alerts.smtp_host:
+            channels.append(MailNotifier(alerts, os.environ.get(alerts.smtp_password_variable, "")))
+        if alerts.webhook_url:
+            channels.append(WebhookNotifier(alerts, os.environ.get(alerts.webhook_secret_variable, "")))
+        holder = f"{machine.node()}:{os.getpid()}"
+        return IncidentHandler(
+            state=self.state, clock=self.clock, alerts=alerts, channels=tuple(channels), holder=holder
         )
 
     @cached_property

@@ -11,6 +11,7 @@
     Spool      predictions that are acknowledged and not yet in their table
     Keys       the API keys, as hashes
     Launcher   a process of its own for long work
+    Notifier   a channel by which people are told of incidents
 
 Those that need a server or much time have an adapter in `adapters/memory.py` beside the real one;
 `tests/contracts` runs the same suite on both. Only `bootstrap.py` chooses.
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from mmap import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack
 
 from mobile_sentiment_ops.errors import StoreError
 from mobile_sentiment_ops.types import (
@@ -149,6 +150,9 @@ class KeeperReport:
     mlflow: str = "not asked yet"
     predictions_table: str = "ok"
     bucket: str = "ok"
+    beats: tuple[Beat, ...] = ()
+    incidents: Mapping[Severity, int] = field(default_factory=dict)
+    """How many are open, by severity."""
 
 
 class Live(Protocol):
@@ -404,3 +408,24 @@ class Launcher(Protocol):
 
     def stop(self, pid: int) -> None:
         """End that process and what it started: asked first, after a while made to; harmless when it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One thing to tell of an incident. `alert_id` is the same whenever the same is told again."""
+
+    alert_id: str
+    what: Literal["opened", "raised", "again", "closed", "test"]
+    incident: Incident
+
+
+class Notifier(Protocol):
+    """A channel by which people are told of incidents."""
+
+    @property
+    def name(self) -> str:
+        """What people know it by."""
+
+    def send(self, alert: Alert) -> None:
+        """Return only when it was taken. Unavailable when it did not answer; StoreError when it was refused,
+        SettingsError when the settings cannot work. None of these shows a secret."""

@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mobile_sentiment_ops.errors import SettingsError
 
@@ -163,6 +164,14 @@ class Gate(Section):
     behaviour_file: str = Field("", description="file with behaviour tests of your own (docs/gate.md)")
 
 
+SILENCE_HOURS = {
+    **{"drain": 0.25, "spool": 0.25, "monitor": 26.0, "reviews": 24.0},
+    **{"ingest": 192.0, "labels": 720.0, "retrain": 720.0},
+}
+"""How long each part of the pipeline may be silent: the server's own a quarter of an hour, days and weeks with some
+slack otherwise."""
+
+
 class Monitoring(Section):
     """When something has moved, and what is asked for then (docs/monitoring.md)."""
 
@@ -171,7 +180,7 @@ class Monitoring(Section):
     )
     min_reviews: int = Field(50, ge=20, description="fewest reviews that a window is judged by")
     false_alarms: float = Field(
-        0.03, gt=0, lt=0.5, description="share of checks that may raise a false alarm, over all windows and slices"
+        0.035, gt=0, lt=0.5, description="share of checks that may raise a false alarm, over all windows and slices"
     )
     target_macro_f1: Share = Field(
         0.0, description="least macro-F1 that is good enough; 0: that of the champion's test"
@@ -185,8 +194,17 @@ class Monitoring(Section):
         0.5, description="most of a training batch that one app may be beyond its usual share"
     )
     silence_hours: dict[str, float] = Field(
-        default_factory=dict, description="hours without success after which a part of the pipeline is an incident"
+        default_factory=dict,
+        description="hours without success after which a part of the pipeline is an incident; 0: never",
     )
+
+    @field_validator("silence_hours")
+    @classmethod
+    def _known_parts(cls, given: dict[str, float]) -> dict[str, float]:
+        for part, hours in given.items():
+            if part.partition("/")[0] not in SILENCE_HOURS or not 0 <= hours < inf:
+                raise ValueError(f"{part} = {hours:g}: expected hours, 0 or more, of one of {', '.join(SILENCE_HOURS)}")
+        return given
 
 
 class Alerts(Section):

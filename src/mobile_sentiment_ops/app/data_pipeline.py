@@ -37,6 +37,9 @@ from mobile_sentiment_ops.types import Decision, IngestReport
 
 log = structlog.get_logger()
 
+STORES = ("google-play", "app-store")
+"""Sources that are watched each by itself."""
+
 Opener = Callable[[str], AbstractContextManager[BinaryIO]]
 Progress = Callable[[int], None]
 
@@ -52,6 +55,7 @@ class DataHandler:
     settings: Ingest
     open_url: Opener | None = None
     decide: Callable[[Decision], object] = lambda _: None
+    beat: Callable[..., object] = lambda _name, **_how: None
     actor: str = "unknown"
 
     # --- in
@@ -99,7 +103,8 @@ class DataHandler:
     def _take_in(
         self, sources: Mapping[str, Iterator[Batch]], app: str | None, progress: Progress | None
     ) -> IngestReport:
-        tally = _Tally(self.clock.now())
+        tally, first = _Tally(self.clock.now()), next(iter(sources), "").partition(" ")[0]
+        part, labels = f"ingest/{first}" if first in STORES else "ingest", 0
         seen, seen_rejects = self._seen_reviews(), self._seen_rejects()
         try:
             for source, batches in sources.items():
@@ -109,8 +114,16 @@ class DataHandler:
                     self._append_reviews(fresh.reviews)
                     self._append_rejects(checked.rejects, seen_rejects)
                     tally.count(batch, checked, fresh)
+                    labels += fresh.reviews["sentiment"].count() + fresh.reviews["rating"].count()
                     if progress is not None:
                         progress(tally.counts["read"])
+        except Exception as err:
+            self.beat(part, ok=False, note=str(err) or type(err).__name__)
+            raise
+        else:
+            self.beat(part)
+            if labels:
+                self.beat("labels")
         finally:  # what was read before an error stays
             report = tally.report(tuple(sources), self.clock.now())
             if report.read:

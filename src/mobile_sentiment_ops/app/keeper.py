@@ -8,6 +8,7 @@ report   tell the others how MLflow, the table and the bucket are
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from mobile_sentiment_ops.app.incidents import beat
 from mobile_sentiment_ops.app.model_files import compiled_form, open_bundle
 from mobile_sentiment_ops.app.prediction import REPEATED
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, predictions_table
 from mobile_sentiment_ops.errors import NotFound, StoreError
 from mobile_sentiment_ops.ports import Bundles, Clock, KeeperReport, Live, Published, Registry, Spool, State, Tables
 from mobile_sentiment_ops.settings import Api
-from mobile_sentiment_ops.types import Champion, JobState
+from mobile_sentiment_ops.types import Beat, Champion, JobState, Severity
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +32,7 @@ log = structlog.get_logger()
 
 RETRY_BROKEN = timedelta(seconds=10)
 COMPACT_EVERY = 100
+SPOOL_ROOM = 0.8
 REPEATED_WITHIN = timedelta(hours=1)
 """So long after its first try a repeated request is known as one."""
 
@@ -168,9 +171,12 @@ class Keeper:
                     self._appends = 0
             except StoreError as err:
                 self.drain_fault = str(err)
+                beat(self._state, "drain", ok=False, note=str(err))
                 raise
             self.drain_fault = ""
+        beat(self._state, "drain")
         if moved:
+            beat(self._state, "reviews")
             log.info("drained", rows=moved)
         return moved
 
@@ -187,6 +193,12 @@ class Keeper:
             return rows
         return rows.filter(pc.invert(pc.is_in(rows["prediction_id"], known["prediction_id"])))
 
-    def report(self, *, mlflow: str, bucket: str) -> None:
+    def spooled(self) -> None:
+        """Keep whether the spool has room."""
+        taken = self._spool.size() / (self._api.spool_max_mb * 2**20)
+        beat(self._state, "spool", ok=taken < SPOOL_ROOM, note=f"{taken:.0%} of api.spool_max_mb is taken")
+
+    def report(self, *, mlflow: str, bucket: str, beats: tuple[Beat, ...], incidents: Mapping[Severity, int]) -> None:
         """Tell the processes that answer how the keeper is."""
-        self._live.report(KeeperReport(self._clock.now(), mlflow, self.drain_fault or "ok", bucket or "ok"))
+        told = KeeperReport(self._clock.now(), mlflow, self.drain_fault or "ok", bucket or "ok", beats, incidents)
+        self._live.report(told)

@@ -13,6 +13,7 @@ from types import FrameType
 
 import structlog
 
+from mobile_sentiment_ops.app.incidents import beat
 from mobile_sentiment_ops.errors import Busy, StoreError
 from mobile_sentiment_ops.models.kinds import kind_named
 from mobile_sentiment_ops.ports import Clock, Launcher, State
@@ -78,6 +79,7 @@ def close_lost_jobs(state: State, launcher: Launcher, clock: Clock, *, but: str 
                 continue
             error = "its process ended without finishing; ask for it again"
             state.update_job(job.job_id, state=JobState.FAILED, error=error)
+            beat(state, job.kind, ok=False, note=error)
             found.append(f"job {job.job_id} was {was.value} and {error}")
     return found
 

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from mobile_sentiment_ops.app.prediction import Answer, PredictionHandler
 from mobile_sentiment_ops.errors import NoModel
 from mobile_sentiment_ops.ports import Live
-from mobile_sentiment_ops.types import LABELS
+from mobile_sentiment_ops.types import LABELS, Severity
 
 CONTENT_TYPE = prometheus.CONTENT_TYPE_PLAIN_0_0_4
 SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -194,6 +194,18 @@ class Metrics:
             yield GaugeMetricFamily("mso_keeper_report_timestamp_seconds", "When the keeper last told how it is", at)
             well = float(report.predictions_table == report.bucket == "ok")
             yield GaugeMetricFamily("mso_keeper_well", "1 while the keeper reaches table and bucket", well)
+            for name, told in (("success", "succeeded_at"), ("failure", "failed_at")):
+                last = GaugeMetricFamily(
+                    f"mso_last_{name}_timestamp_seconds", f"Last {name} of a part of the pipeline", labels=["part"]
+                )
+                for beat in report.beats:
+                    if (when := getattr(beat, told)) is not None:
+                        last.add_metric([beat.name], when.timestamp())
+                yield last
+            incidents = GaugeMetricFamily("mso_incidents_open", "Open incidents", labels=["severity"])
+            for severity in Severity:
+                incidents.add_metric([severity.value], report.incidents.get(severity, 0))
+            yield incidents
 
 
 _STATUS_AT = {status: at for at, status in enumerate(STATUSES)}

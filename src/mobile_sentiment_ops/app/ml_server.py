@@ -7,6 +7,7 @@
     POST /retrain          train in a process of its own; GET /jobs, /jobs/{id} how it goes
     GET  /readyz           can it answer, and what is away; /healthcheck the same, /livez is it alive
     GET  /metrics          figures for Prometheus
+    GET  /incidents        what was not well, and still is not
     GET  /reports          the reports; /docs and /openapi.json this API
 
 A route parses, calls one handler method and renders. Work that computes or waits runs in threads, so
@@ -40,7 +41,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 import mobile_sentiment_ops
-from mobile_sentiment_ops.app import explain, pages, protocols
+from mobile_sentiment_ops.app import explain, monitoring_routes, pages, protocols
 from mobile_sentiment_ops.app.csv_answers import answer_csv, check_csv
 from mobile_sentiment_ops.app.edge import Edge, too_large
 from mobile_sentiment_ops.app.group_commit import GroupCommit
@@ -105,7 +106,7 @@ def create_app(
     shared = shared or Shared.by(1)
     every = [
         (method, route.path)
-        for router in (routes, protocols.routes, explain.routes)
+        for router in (routes, protocols.routes, explain.routes, monitoring_routes.routes)
         for route in router.routes
         if isinstance(route, APIRoute)
         for method in route.methods or ()
@@ -154,6 +155,7 @@ def create_app(
     app.include_router(routes)
     app.include_router(protocols.routes)
     app.include_router(explain.routes)
+    app.include_router(monitoring_routes.routes)
     app.add_middleware(Edge, parts=parts)
     return dispatcher(app, parts)
 

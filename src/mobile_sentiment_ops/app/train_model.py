@@ -27,6 +27,7 @@ import structlog
 
 from mobile_sentiment_ops.app.comparison import baseline, judge, tested
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
+from mobile_sentiment_ops.app.incidents import beat
 from mobile_sentiment_ops.app.long_work import LEASE_SECONDS, alone, close_lost_jobs, schedule_retrain, sigterm_raises
 from mobile_sentiment_ops.app.model_files import compiled_form, open_bundle
 from mobile_sentiment_ops.data.dataset import Dataset, further_rows
@@ -144,6 +145,7 @@ class MLOpsHandler:
         except BaseException as err:
             state = JobState.CANCELLED if isinstance(err, KeyboardInterrupt) else JobState.FAILED
             self.state.update_job(job_id, state=state, error=str(err) or type(err).__name__)
+            beat(self.state, "retrain", ok=False, note=str(err) or type(err).__name__)
             raise
         result = {"verdicts": [asdict(verdict) for verdict in verdicts]}
         self.state.update_job(job_id, state=JobState.DONE, progress=1.0, step="done", result=result)
@@ -200,6 +202,7 @@ class MLOpsHandler:
                 verdicts.append(verdict)
                 promoted, left = verdict.outcome is Outcome.PROMOTE, max(len(names) - done - 1, 1)
                 look = next_look(look, promoted=promoted, alpha=alpha, candidates=left)
+            beat(self.state, "retrain")
             return verdicts
 
     def _try_candidate(self, kind: str, dataset: Dataset, look: Look, lease: Lease, progress: Progress) -> Verdict:

@@ -7,6 +7,8 @@ The keeper's are these, of which the marked ones are done once more at the end:
     answers *  CSV answers from the local disk into the bucket
     mlflow     look whether MLflow answers
     jobs       close those whose process was killed
+    watch      open an incident for what is silent for too long
+    alerts-*   tell a channel of incidents
     report     tell how all of this is
 """
 
@@ -16,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -23,6 +26,7 @@ from mobile_sentiment_ops.app.long_work import close_lost_jobs, schedule_retrain
 from mobile_sentiment_ops.app.outbox import Outbox
 from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.errors import MsoError
+from mobile_sentiment_ops.types import Beat, Severity
 
 log = structlog.get_logger()
 
@@ -33,6 +37,7 @@ STOP_SECONDS = 20.0
 CHAMPION_SECONDS = ANSWERS_SECONDS = REPORT_SECONDS = 1.0
 DRAIN_SECONDS, DRAIN_DEPTH, DEPTH_SECONDS = 60.0, 50_000, 5.0
 MLFLOW_SECONDS, JOBS_SECONDS = 10.0, 5.0
+WATCH_SECONDS, FIGURES_SECONDS, ALERTS_SECONDS = 60.0, 5.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,13 @@ def keeper_tasks(platform: Platform, *, train_if_missing: bool) -> list[Task]:
     no champion."""
     keeper, state = platform.keeper, platform.state
     outbox = Outbox(platform.workspace / "answers", lambda: platform.files)
-    mlflow, tried, drained_at = "not asked yet", False, 0.0
+    incidents, silence, started_at = (
+        platform.incidents,
+        platform.settings.monitoring.silence_hours,
+        platform.clock.now(),
+    )
+    mlflow, tried, drained_at, watched_at = "not asked yet", False, 0.0, 0.0
+    figures: tuple[tuple[Beat, ...], dict[Severity, int]] = (), {}
 
     def champion() -> None:
         nonlocal tried
@@ -91,11 +102,23 @@ def keeper_tasks(platform: Platform, *, train_if_missing: bool) -> list[Task]:
         nonlocal drained_at
         if time.monotonic() - drained_at >= DRAIN_SECONDS or keeper.depth() >= DRAIN_DEPTH:
             drained_at = time.monotonic()
+            keeper.spooled()
             keeper.drain()
 
     def ask_mlflow() -> None:
         nonlocal mlflow
         mlflow = "reachable" if platform.registry.reachable() else "unreachable"
+
+    def watch() -> None:
+        nonlocal watched_at, figures
+        if time.monotonic() - watched_at >= WATCH_SECONDS:
+            watched_at = time.monotonic()
+            incidents.watch(silence, started_at)
+        figures = incidents.figures()
+
+    def report() -> None:
+        beats, counts = figures
+        keeper.report(mlflow=mlflow, bucket=outbox.fault, beats=beats, incidents=counts)
 
     return [
         Task("champion", champion, CHAMPION_SECONDS),
@@ -103,7 +126,9 @@ def keeper_tasks(platform: Platform, *, train_if_missing: bool) -> list[Task]:
         Task("answers", outbox.send, ANSWERS_SECONDS, last=outbox.send),
         Task("mlflow", ask_mlflow, MLFLOW_SECONDS),
         Task("jobs", lambda: close_lost_jobs(state, platform.launcher, platform.clock), JOBS_SECONDS),
-        Task("report", lambda: keeper.report(mlflow=mlflow, bucket=outbox.fault), REPORT_SECONDS),
+        Task("watch", watch, FIGURES_SECONDS),
+        *(Task(f"alerts-{to.name}", partial(incidents.tell, to), ALERTS_SECONDS) for to in incidents.channels),
+        Task("report", report, REPORT_SECONDS),
     ]
 
 
