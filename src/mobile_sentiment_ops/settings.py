@@ -180,7 +180,7 @@ class Monitoring(Section):
     )
     min_reviews: int = Field(50, ge=20, description="fewest reviews that a window is judged by")
     false_alarms: float = Field(
-        0.035, gt=0, lt=0.5, description="share of checks that may raise a false alarm, over all windows and slices"
+        0.03, gt=0, lt=0.5, description="share of checks that may raise a false alarm, over all windows and slices"
     )
     target_macro_f1: Share = Field(
         0.0, description="least macro-F1 that is good enough; 0: that of the champion's test"
