@@ -16,6 +16,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
+from functools import partial
 from textwrap import fill
 
 import httpx
@@ -28,16 +29,14 @@ from mobile_sentiment_ops.types import Incident
 
 log = structlog.get_logger()
 
-TIMEOUT_SECONDS = 10.0
-ATTEMPTS = 3
-LONGEST_SUBJECT = 150
+TIMEOUT_SECONDS, ATTEMPTS = 10.0, 3
+LONGEST_SUBJECT, WIDTH = 150, 78
 SAID = {"opened": "", "raised": "worse: ", "again": "still: ", "closed": "over: ", "test": "test: "}
 NEXT = {
-    "silence": "`mso status` shows what runs, `mso jobs` how trainings went; GET /readyz says what is away.",
-    "alerts": "`mso alert test` sends a test by every channel and says what each of them answers.",
-    "drift": "`mso monitor explain` names the apps, versions, languages and words that moved.",
-    "performance": "`mso monitor performance` shows where; `mso retrain` trains on the newest reviews.",
-    "batch": "Look at the reviews that were held, then let them in or refuse them.",
+    "silence": "`mso status` shows what runs, `mso jobs` how trainings went; GET /readyz says what is away. ",
+    "alerts": "`mso alert test` sends a test by every channel and says what each of them answers. ",
+    "drift": "`mso monitor explain` names the apps, versions, languages and words that moved. ",
+    "performance": "`mso monitor performance` shows where; `mso retrain` trains on the newest reviews. ",
 }
 """What to do next, by the part of an incident's key before the slash."""
 
@@ -50,20 +49,12 @@ class LogNotifier:
     def send(self, alert: Alert) -> None:
         found = alert.incident
         tell = log.info if found.closed_at or alert.what == "test" else log.warning
-        severity, figures = found.severity.value, dict(found.figures)
-        tell(
-            "incident",
-            what=alert.what,
-            key=found.key,
-            severity=severity,
-            title=found.title,
-            detail=found.detail,
-            **({"figures": figures} if figures else {}),
-        )
+        told = {"title": found.title, "detail": found.detail, "figures": dict(found.figures)}
+        tell("incident", what=alert.what, key=found.key, severity=found.severity.value, **told)
 
 
 class MailNotifier:
-    """Plain text to all of `alerts.mail_to`, a new connection an alert. Without TLS nobody logs in."""
+    """Plain text to all of `alerts.mail_to`, a new connection an alert."""
 
     name = "mail"
 
@@ -71,31 +62,28 @@ class MailNotifier:
         self._alerts, self._password, self._tls = alerts, password, tls
 
     def send(self, alert: Alert) -> None:
-        given = self._alerts
+        given, message = self._alerts, mail_of(alert, self._alerts)
         server = f"the mail server {given.smtp_host}:{given.smtp_port}"
-        if given.smtp_user and not self._password:
+        if given.smtp_user and (given.smtp_security == "none" or not self._password):
             raise SettingsError(
-                f"{server} wants a password: set ${given.smtp_password_variable}, as alerts.smtp_user is set"
+                f"alerts.smtp_user is set: expected a password in ${given.smtp_password_variable}, and "
+                f"alerts.smtp_security starttls or tls, which hides it on the way"
             )
-        if given.smtp_user and given.smtp_security == "none":
-            raise SettingsError(
-                "alerts.smtp_security is none, which shows the password to all between; expected starttls or tls"
-            )
-        message = mail_of(alert, given)
+        tls = self._tls or ssl.create_default_context()
+        to = partial(smtplib.SMTP_SSL, context=tls) if given.smtp_security == "tls" else smtplib.SMTP
         try:
-            with self._connect() as smtp:
+            with to(given.smtp_host, given.smtp_port, timeout=TIMEOUT_SECONDS) as smtp:
+                if given.smtp_security == "starttls":
+                    smtp.starttls(context=tls)
                 if given.smtp_user:
                     smtp.login(given.smtp_user, self._password)
                 refused = smtp.send_message(message)
-        except smtplib.SMTPAuthenticationError as err:
-            raise StoreError(f"{server} refused the user or password ({err.smtp_code}); see alerts.smtp_user") from None
-        except smtplib.SMTPRecipientsRefused as err:
-            raise _answered(
-                server, min(code for code, _ in err.recipients.values()), "takes no mail for alerts.mail_to"
-            ) from None
+        except smtplib.SMTPAuthenticationError as err:  # what it says may repeat the password
+            raise _answered(server, err.smtp_code, "user or password refused, see alerts.smtp_user") from None
         except smtplib.SMTPResponseException as err:
-            said = err.smtp_error.decode("utf-8", "replace") if isinstance(err.smtp_error, bytes) else err.smtp_error
-            raise _answered(server, err.smtp_code, said) from None
+            raise _answered(server, err.smtp_code, err.smtp_error) from None
+        except smtplib.SMTPRecipientsRefused as err:
+            raise _answered(server, *min(err.recipients.values())) from None
         except smtplib.SMTPNotSupportedError as err:
             raise StoreError(f"{server}: {err}; see alerts.smtp_security") from None
         except OSError as err:  # all other errors of smtplib are, too
@@ -103,54 +91,38 @@ class MailNotifier:
         if refused:
             log.warning("mail not taken for some", receivers=sorted(refused))
 
-    def _connect(self) -> smtplib.SMTP:
-        place = (self._alerts.smtp_host, self._alerts.smtp_port)
-        if self._alerts.smtp_security == "none":
-            return smtplib.SMTP(*place, timeout=TIMEOUT_SECONDS)
-        tls = self._tls or ssl.create_default_context()
-        if self._alerts.smtp_security == "tls":
-            return smtplib.SMTP_SSL(*place, timeout=TIMEOUT_SECONDS, context=tls)
-        smtp = smtplib.SMTP(*place, timeout=TIMEOUT_SECONDS)
-        try:
-            smtp.starttls(context=tls)
-        except BaseException:
-            smtp.close()
-            raise
-        return smtp
 
-
-def _answered(server: str, code: int, said: str) -> StoreError:
+def _answered(server: str, code: int, said: bytes | str) -> StoreError:
     """What an SMTP status means: 4xx is worth another try (RFC 5321, 4.2.1)."""
-    return (Unavailable if 400 <= code < 500 else StoreError)(f"{server} answered {code}: {_line(said)}")
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+    return (Unavailable if 400 <= code < 500 else StoreError)(f"{server} answered {code}: {_line(text)}")
 
 
 class WebhookNotifier:
-    """POST to `alerts.webhook_url`, signed as Standard Webhooks 1.0 has it. 5xx and no answer are tried again;
-    redirects are not followed, as they would take a signed alert elsewhere."""
+    """POST to `alerts.webhook_url`. 5xx and no answer are tried again; redirects are not followed, as they would
+    take a signed alert elsewhere."""
 
     name = "webhook"
 
     def __init__(self, alerts: Alerts, secret: str, pause_seconds: float = 1.0) -> None:
-        self._url, self._secret, self._pause_seconds = alerts.webhook_url, secret, pause_seconds
-        self._variable = alerts.webhook_secret_variable
+        self._alerts, self._secret, self._pause_seconds = alerts, secret, pause_seconds
 
     def send(self, alert: Alert) -> None:
         try:
-            url = httpx.URL(self._url)
+            url = httpx.URL(self._alerts.webhook_url)
         except (httpx.InvalidURL, UnicodeError):
             url = httpx.URL("")
         if url.scheme not in ("http", "https") or not url.host:
             raise SettingsError("alerts.webhook_url is no address that begins with https:// or http://")
-        if self._variable and not self._secret:
+        if (variable := self._alerts.webhook_secret_variable) and not self._secret:
             raise SettingsError(
-                f"${self._variable} holds no secret to sign with; set it, or alerts.webhook_secret_variable to nothing"
+                f"${variable} holds no secret to sign with; set it, or alerts.webhook_secret_variable to nothing"
             )
         body, problem = payload(alert), ""
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(self._pause_seconds * 2 ** (attempt - 1))
-            headers = {"content-type": "application/json", "user-agent": "mobile-sentiment-ops"}
-            headers |= sign(self._secret, alert.alert_id, int(time.time()), body)
+            headers = {"content-type": "application/json", **sign(self._secret, alert.alert_id, int(time.time()), body)}
             try:
                 with httpx.stream("POST", url, content=body, headers=headers, timeout=TIMEOUT_SECONDS) as answer:
                     status = answer.status_code
@@ -186,15 +158,10 @@ def sign(secret: str, alert_id: str, timestamp: int, body: bytes) -> dict[str, s
 
 
 def payload(alert: Alert) -> bytes:
-    """The JSON of a webhook: its type, a line for people in `text`, and the incident."""
+    """The JSON of a webhook: its type, a line for people in `text`, what to do `next`, and the incident."""
     found = alert.incident
-    told = {
-        "type": f"incident.{alert.what}",
-        "timestamp": found.closed_at or found.seen_at,
-        "text": subject(alert),
-        "data": asdict(found),
-        "next": _next(found),
-    }
+    told = {"type": f"incident.{alert.what}", "timestamp": found.closed_at or found.seen_at, "text": subject(alert)}
+    told |= {"next": _next(found), "data": asdict(found)}
     return json.dumps(told, ensure_ascii=False, default=datetime.isoformat).encode()
 
 
@@ -212,19 +179,20 @@ def subject(alert: Alert) -> str:
 
 def mail_of(alert: Alert, alerts: Alerts) -> EmailMessage:
     """The mail of an alert; those of one incident hang together."""
-    if not alerts.mail_to:
-        raise SettingsError("alerts.smtp_host is set and alerts.mail_to is empty; name who is to get mails")
-    found, message = alert.incident, EmailMessage()
-    domain = parseaddr(alerts.mail_from)[1].rpartition("@")[2] or "localhost"
+    message, domain = EmailMessage(), parseaddr(alerts.mail_from)[1].rpartition("@")[2] or "localhost"
+    headers = {
+        **{"From": alerts.mail_from, "To": ", ".join(alerts.mail_to), "Subject": subject(alert)},
+        **{"Date": format_datetime(datetime.now(UTC)), "Message-ID": f"<{alert.alert_id}@{domain}>"},
+        "References": f"<{alert.incident.incident_id}@{domain}>",
+        "Auto-Submitted": "auto-generated",  # so that nobody's absence answers it (RFC 3834)
+    }
     try:
-        message["From"], message["To"] = alerts.mail_from, ", ".join(alerts.mail_to)
-        message["Subject"] = subject(alert)
-        message["Date"] = format_datetime(datetime.now(UTC))
-        message["Message-ID"] = f"<{alert.alert_id}@{domain}>"
-        message["References"] = f"<{found.incident_id}@{domain}>"
-        message["Auto-Submitted"] = "auto-generated"  # so that nobody's absence answers it (RFC 3834)
+        for name, value in headers.items():
+            message[name] = value
+        if not (message["From"].addresses and message["To"].addresses):
+            raise ValueError("nobody")
     except (ValueError, IndexError) as err:
-        raise SettingsError(f"alerts.mail_from or alerts.mail_to holds what is no address: {err}") from err
+        raise SettingsError(f"alerts.mail_from and alerts.mail_to: expected addresses of mail, found {err}") from err
     message.set_content(mail_text(alert), cte="quoted-printable")
     return message
 
@@ -232,33 +200,28 @@ def mail_of(alert: Alert, alerts: Alerts) -> EmailMessage:
 def mail_text(alert: Alert) -> str:
     """What a mail says: what happened, since when, the figures, and what to do next."""
     found = alert.incident
-    until = found.closed_at or found.seen_at
-    rows = {
-        "severity": found.severity.value,
-        "since": f"{found.opened_at:%Y-%m-%d %H:%M} UTC",
-        "over" if found.closed_at else "last seen": f"{until:%Y-%m-%d %H:%M} UTC ({_span(found.opened_at, until)})",
-        "incident": f"{found.incident_id}, {found.key}",
-    }
-    parts = [_paragraph(found.title), _paragraph(found.detail), _rows(rows)]
-    if found.figures:
-        parts.append("Figures\n" + _rows(found.figures))
-    if not found.closed_at:
-        parts.append(_paragraph(f"What to do next: {_next(found)}"))
+    until, end = found.closed_at or found.seen_at, "over" if found.closed_at else "last seen"
+    minutes = int((until - found.opened_at).total_seconds() // 60)
+    span = f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"
+    rows = {"severity": found.severity.value, "since": f"{found.opened_at:%Y-%m-%d %H:%M} UTC"}
+    rows |= {end: f"{until:%Y-%m-%d %H:%M} UTC, {span} later", "incident": f"{found.incident_id}, {found.key}"}
+    parts = [_wrapped(found.title), _wrapped(found.detail), _rows(rows)]
+    parts.append("Figures\n" + _rows(found.figures) if found.figures else "")
+    parts.append("" if found.closed_at else _wrapped(f"What to do next: {_next(found)}"))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _next(incident: Incident) -> str:
-    known = NEXT.get(incident.key.partition("/")[0], "")
-    return f"{known} `mso alert list --open` lists what is open.".lstrip()
+    return f"{NEXT.get(incident.key.partition('/')[0], '')}`mso alert list --open` lists what is open."
 
 
-def _paragraph(text: str) -> str:
-    return fill(_line(text), 78, break_on_hyphens=False, break_long_words=False)
+def _wrapped(text: str) -> str:
+    return fill(_line(text), WIDTH, break_on_hyphens=False, break_long_words=False)
 
 
 def _rows(values: Mapping[str, object]) -> str:
     width = max(map(len, values))
-    return "\n".join(f"  {name:{width}}  {_shown(value)}" for name, value in values.items())
+    return "\n".join(f"  {_line(name):{width}}  {_shown(value)}" for name, value in values.items())
 
 
 def _shown(value: object) -> str:
@@ -270,8 +233,3 @@ def _shown(value: object) -> str:
 def _line(text: str) -> str:
     """Text in one line, without what controls a terminal or a header."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
-def _span(start: datetime, end: datetime) -> str:
-    minutes = int((end - start).total_seconds() // 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h" if minutes < 2880 else f"{minutes // 1440} days"
