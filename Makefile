@@ -19,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 check test: export OMP_NUM_THREADS := 1
 check test: export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help setup dev up down check test fuzz bench bench-serving docs lock wheel clean
+.PHONY: help setup dev up down check test fuzz bench bench-serving bench-monitoring docs lock wheel clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -59,6 +59,9 @@ bench: dev ## measure, keep the figures in bench/results and print the quality t
 
 bench-serving: dev $(PEERS:%=.peers/%/ready) ## measure serving beside other servers, in about 15 minutes
 	$(BIN)/python -m bench --only serving
+
+bench-monitoring: dev ## measure what notices drift, poison and lost accuracy, in about 25 minutes
+	$(BIN)/python -m bench --only monitoring
 
 docs: dev ## write the parts of the documents that are made from the code and from bench/results
 	$(BIN)/python docs/write.py

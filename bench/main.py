@@ -1,12 +1,13 @@
 """Measure, and keep the figures in bench/results/, a file an area.
 
-python -m bench                          everything: about an hour on a quiet machine
+python -m bench                          everything: about an hour and a half on a quiet machine
 python -m bench --only up,check          parts of it; the other rows stay as they are
 python -m bench --only quality --rows 2000 --dry      a small try that keeps nothing
 
 quality    macro-F1 and calibration on the six splits of real reviews, beside peers; by language
 training   what features, fits, warm starts and streams cost, beside scikit-learn
 gate       how often the gate is right, in simulations; flipped bits of a bundle
+monitoring false alarms and power of detectors of drift, days to the alarm, performance, poisoning, explanations
 serving    what a prediction costs over HTTP, beside other servers; crashes, swaps and long files under load
 ingest     peak memory of taking in five million reviews
 up         from the command to the first answer: demo world, 90,000 real reviews, and a second time
@@ -30,11 +31,11 @@ from pathlib import Path
 import httpx
 import polars as pl
 
-from bench import bundle, features, gate, ingest, quality, serving, training
+from bench import bundle, features, gate, ingest, monitoring, quality, serving, training
 from bench.results import ROOT, Conditions, Row, figures_table, goal_row, keep, timing_row
 
 MAIN = "main"
-OF_REAL_REVIEWS = ("quality", "training", "gate", "serving")
+OF_REAL_REVIEWS = ("quality", "training", "gate", "monitoring", "serving")
 """Parts that need the real reviews; each has a file of its own."""
 REPETITIONS = 5
 UP_WITHIN_SECONDS = 300.0
@@ -190,6 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "quality": lambda: measure_quality(given.rows),
         "training": lambda: measure_training(given.rows, given.repetitions),
         "gate": lambda: measure_gate(given.rows),
+        "monitoring": lambda: monitoring.measure(small=given.dry),
         "serving": lambda: serving.measure(SHARED_DATA, small=given.dry),
         "ingest": lambda: measure_ingest(max(given.rows, 100_000) if given.rows else 5_000_000),
         "up": lambda: measure_up(given.repetitions),
@@ -213,6 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"\n{shown([row.as_json() for row in rows])}\n", flush=True)
             if part == "serving":
                 print(f"{serving.peers_table(rows)}\n", flush=True)
+            if part == "monitoring":
+                print(f"{monitoring.power_table(rows)}\n", flush=True)
         if not given.dry:
             area = part if part in OF_REAL_REVIEWS else MAIN
             print(f"kept in {keep(area, rows, conditions).relative_to(ROOT)}", flush=True)

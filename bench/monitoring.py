@@ -12,172 +12,29 @@ is to tell window from reference (Lopez-Paz and Oquab, 2017), with its threshold
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 import time
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
+from unittest.mock import patch
 
-import numpy as np
-import numpy.typing as npt
-import polars as pl
-from scipy.sparse import csr_matrix
 from scipy.stats import beta
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 
+from bench import events, sketches
+from bench.detectors import DETECTORS, OURS, Evidently
 from bench.gate import wilson
-from bench.results import ROOT, Row, goal_row, goals, markdown
-from bench.shifts import SHIFTS, World, make_pool
-from mobile_sentiment_ops.models.kernel import Grams, counted
-from mobile_sentiment_ops.monitoring.drift import Window, check_drift, draw_limits
-from mobile_sentiment_ops.monitoring.reference import make_reference
-from mobile_sentiment_ops.monitoring.rows import rows_of
-from mobile_sentiment_ops.settings import Monitoring
+from bench.results import Row, goal_row, goals, markdown
+from bench.shifts import SHARED_DATA, SHIFTS, World, make_pool
 
 AREA = "monitoring"
-SHARED_DATA = Path(os.environ.get("MSO_SHARED_DATA", ROOT.parent / "shared" / "data"))
 SIZES = (100, 500, 2000)
 SOURCES = ("fintech", "idea")
-LEVEL = 0.05
-"""False alarms that calibrated peers may raise."""
-
-Floats = npt.NDArray[np.float64]
-
-
-class Detector(Protocol):
-    """What is compared."""
-
-    def fit(self, reference: pl.DataFrame, learned: Sequence[str], seed: int) -> None:
-        """Learn from scored reviews with `truth`, of a champion that learned from these texts."""
-        ...
-
-    def fires(self, window: pl.DataFrame) -> Sequence[str]:
-        """What moved, none for nothing."""
-        ...
-
-
-# --- the peers
-
-
-class FixedRules:
-    """The usual constants, on the predicted classes and on tenths of length and of p(negative)."""
-
-    def __init__(self, name: str, most: float) -> None:
-        self.distance, self.most = {"JS": jensen_shannon, "PSI": stability_index}[name], most
-
-    def fit(self, reference: pl.DataFrame, learned: Sequence[str], seed: int) -> None:  # noqa: ARG002
-        figures = self._figures(reference)
-        self.edges = {
-            name: np.unique(np.quantile(figures[name], np.arange(0.1, 1, 0.1))) for name in figures if name != "classes"
-        }
-        self.shares = self._shares(reference)
-
-    def fires(self, window: pl.DataFrame) -> Sequence[str]:
-        found = self._shares(window)
-        return [name for name in found if self.distance(self.shares[name], found[name]) > self.most]
-
-    @staticmethod
-    def _figures(rows: pl.DataFrame) -> dict[str, npt.NDArray[Any]]:
-        classes = (
-            rows["label"]
-            .replace_strict({"Negative": 0, "Neutral": 1, "Positive": 2}, return_dtype=pl.Int64())
-            .to_numpy()
-        )
-        return {
-            "classes": classes,
-            "length": rows["text"].str.len_chars().to_numpy(),
-            "p_negative": rows["p_negative"].to_numpy(),
-        }
-
-    def _shares(self, rows: pl.DataFrame) -> dict[str, Floats]:
-        figures = self._figures(rows)
-        classes = np.bincount(figures.pop("classes"), minlength=3)
-        counts = {
-            name: np.bincount(np.searchsorted(self.edges[name], values), minlength=len(self.edges[name]) + 1)
-            for name, values in figures.items()
-        }
-        return {name: np.maximum(count, 0.5) / len(rows) for name, count in {"classes": classes, **counts}.items()}
-
-
-def jensen_shannon(p: Floats, q: Floats) -> float:
-    """The distance of two distributions, natural logarithm.
-
-    >>> round(jensen_shannon(np.array([0.25, 0.75]), np.array([0.5, 0.5])), 3)
-    0.183
-    """
-    middle = (p + q) / 2
-    return float(np.sqrt(max((p * np.log(p / middle) + q * np.log(q / middle)).sum() / 2, 0.0)))
-
-
-def stability_index(p: Floats, q: Floats) -> float:
-    """The population stability index.
-
-    >>> round(stability_index(np.array([0.25, 0.75]), np.array([0.5, 0.5])), 3)
-    0.275
-    """
-    return float(((q - p) * np.log(q / p)).sum())
-
-
-class TwoSampleClassifier:
-    """A logistic regression on hashed words that is to tell a window from as many reviews of the reference."""
-
-    def fit(self, reference: pl.DataFrame, learned: Sequence[str], seed: int) -> None:  # noqa: ARG002
-        self.texts, self.chance, self.most = (
-            reference["text"].to_numpy(),
-            np.random.default_rng(seed),
-            dict[int, float](),
-        )
-
-    def fires(self, window: pl.DataFrame) -> Sequence[str]:
-        rows = window.height
-        if rows not in self.most:
-            pairs = (self.chance.permutation(len(self.texts))[: 2 * rows].reshape(2, rows) for _ in range(200))
-            self.most[rows] = float(np.quantile([self._auc(*self.texts[pair]) for pair in pairs], 1 - LEVEL))
-        drawn = self.texts[self.chance.permutation(len(self.texts))[:rows]]
-        return ["texts"] if self._auc(drawn, window["text"].to_numpy()) > self.most[rows] else []
-
-    @staticmethod
-    def _auc(before: Iterable[str], after: Iterable[str]) -> float:
-        """The mean area under the curve of two folds."""
-        parts = [list(before), list(after)]
-        found = counted(parts[0] + parts[1], Grams(words=1, bits=14))
-        words = csr_matrix((np.minimum(found.counts, 1), found.buckets, found.starts), (len(found.starts) - 1, 1 << 14))
-        new, fold = np.repeat([0, 1], [len(part) for part in parts]), np.arange(words.shape[0]) % 2
-        areas = []
-        for out in (0, 1):
-            model = LogisticRegression(solver="liblinear").fit(words[fold != out], new[fold != out])
-            areas.append(roc_auc_score(new[fold == out], model.decision_function(words[fold == out])))
-        return float(np.mean(areas))
-
-
-class Ours:
-    """The product's check of drift, with all its statistics and slices."""
-
-    def __init__(self, false_alarms: float = Monitoring().false_alarms) -> None:
-        self.false_alarms = false_alarms
-
-    def fit(self, reference: pl.DataFrame, learned: Sequence[str], seed: int) -> None:
-        self.reference = make_reference(learned, reference)
-        self.limits = draw_limits(self.reference, seed=seed)
-
-    def fires(self, window: pl.DataFrame) -> Sequence[str]:
-        rows = Window.of_rows(rows_of(window, self.reference.vocabulary))
-        _, measured = check_drift(rows, self.reference, self.limits, false_alarms=self.false_alarms)
-        return [" ".join([one.name, *one.part.values()]) for one in measured if one.fired]
-
-
-OURS = "ours"
-DETECTORS: Mapping[str, Callable[[], Detector]] = {
-    OURS: Ours,
-    "PSI > 0.2": lambda: FixedRules("PSI", 0.2),
-    "JS > 0.1": lambda: FixedRules("JS", 0.1),
-    "C2ST": TwoSampleClassifier,
-}
 
 
 # --- false alarms and power
@@ -225,22 +82,35 @@ Found = dict[tuple[str, str], Judged]
 
 
 def judge_all(tasks: Sequence[Task]) -> Found:
-    """All tasks, on both cores, with a line of progress for each."""
+    """All tasks, on both cores."""
     found: Found = {}
-    began = time.monotonic()
-    with get_context("spawn").Pool(min(os.cpu_count() or 1, len(tasks)), _alone) as pool:
-        for done, (task, judged) in enumerate(pool.imap_unordered(judge, tasks), 1):
-            known = found.setdefault((task.source, task.detector), Judged(Counter(), Counter(), Counter()))
-            for name in ("windows", "fired", "names"):
-                getattr(known, name).update(getattr(judged, name))
-            told = f"{done}/{len(tasks)} {task.source} {task.detector} {time.monotonic() - began:.0f} s"
-            print(told, file=sys.stderr, flush=True)
+    for task, judged in spread(judge, tasks):
+        known = found.setdefault((task.source, task.detector), Judged(Counter(), Counter(), Counter()))
+        for name in ("windows", "fired", "names"):
+            getattr(known, name).update(getattr(judged, name))
     return found
 
 
-def _alone() -> None:
-    """Each process uses one core."""
-    os.environ.update(dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+def spread(work: Callable[[Given], Made], over: Sequence[Given]) -> Iterator[Made]:
+    """What the work makes of each, in whatever order, on all cores, with a line of progress for each."""
+    began = time.monotonic()
+    one_core = dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    with (
+        patch.dict(os.environ, one_core),
+        get_context("spawn").Pool(min(os.cpu_count() or 1, len(over)), _quiet) as pool,
+    ):
+        for done, made in enumerate(pool.imap_unordered(work, over), 1):
+            print(f"{work.__name__} {done}/{len(over)} {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            yield made
+
+
+def _quiet() -> None:
+    """Peers warn of what is no concern of ours."""
+    warnings.simplefilter("ignore")
 
 
 def tasks_of(
@@ -267,7 +137,7 @@ def figures(found: Found) -> Iterator[Row]:
         judged = found.get((source, OURS))
         if judged is None:
             continue
-        peers = {detector: of for (where, detector), of in found.items() if where == source and detector != OURS}
+        peers = _peers({detector: of for (where, detector), of in found.items() if where == source})
         prefix = "" if source == SOURCES[0] else f"{source}/"
         for (rows, shift), trials in judged.windows.items():
             hits = judged.fired[rows, shift]
@@ -301,11 +171,47 @@ def figures(found: Found) -> Iterator[Row]:
                 yield goal_row(AREA, name, round(value, 4), **more)
 
 
+def _peers(judged: Mapping[str, Judged]) -> dict[str, Judged]:
+    """All but ours; Evidently's variants one by one."""
+    found = {name: of for name, of in judged.items() if name not in (OURS, "Evidently")}
+    if every := judged.get("Evidently"):
+        for name in Evidently.VARIANTS:
+            hits = {(rows, shift): count for (rows, shift, of), count in every.names.items() if of == name}
+            found[name] = Judged(every.windows, Counter(hits), Counter())
+    return found
+
+
+def other_rows(module: str) -> list[Row]:
+    """The rows of another part of the area."""
+    return list(importlib.import_module(f"bench.{module}").rows())
+
+
+def measure(*, small: bool = False) -> Iterator[Row]:
+    """All rows of the area; a small run has a twentieth of the windows."""
+    part = 20 if small else 1
+    plan = {
+        (OURS, SOURCES[0]): (2_000, 300, 20, SIZES),
+        (OURS, SOURCES[1]): (1_000, 100, 10, SIZES),
+        ("C2ST", SOURCES[0]): (400, 100, 4, SIZES),
+        ("Evidently", SOURCES[0]): (160, 20, 2, (500,)),
+        **{(name, SOURCES[0]): (2_000, 300, 2, SIZES) for name in events.PEERS},
+    }
+    tasks: list[Task] = []
+    for (detector, source), (windows, shifted, worlds, sizes) in plan.items():
+        fewer = (max(windows // part, 1), max(shifted // part, 1), min(worlds, 20 // part + 1))
+        tasks += tasks_of(detector, source, *fewer, sizes)
+    yield from figures(judge_all(tasks))
+    yield from events.rows(list(spread(events.watch, events.STORIES[: 9 if small else None])))
+    yield from sketches.rows()
+    others = [f"{name}_rows" for name in ("performance", "poisoning", "explanation")]
+    for rows in spread(other_rows, [name for name in others if importlib.util.find_spec(f"bench.{name}")]):
+        yield from rows
+
+
 def power_table(rows: Sequence[Row]) -> str:
     """False alarms and power as a Markdown table: a line a window, ours and each peer beside the goal."""
-    shown = [
-        row for row in rows if row.name.split("/")[-2].startswith("false_alarms") or "power" in row.name.split("/")
-    ]
+    named = {f"power/{size}/{shift}" for size in SIZES for shift in SHIFTS} | {f"false_alarms/{size}" for size in SIZES}
+    shown = [row for row in rows if {row.name, row.name.partition("/")[2]} & named]
     peers = list(dict.fromkeys(name for row in shown for name in row.peers))
     table = [["", OURS, "95%", "goal", *peers, "fired"]]
     for row in shown:

@@ -21,6 +21,7 @@ The shifts, each in a share of a window's reviews:
 
 from __future__ import annotations
 
+import os
 import re
 import string
 import tomllib
@@ -36,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from bench.results import ROOT
 from bench.splits import SOURCES
 from mobile_sentiment_ops.data.demo_world import generate
 from mobile_sentiment_ops.data.demo_world.voice import Dice
@@ -47,6 +49,7 @@ from mobile_sentiment_ops.models.training import train
 from mobile_sentiment_ops.settings import Demo
 from mobile_sentiment_ops.types import LABELS
 
+SHARED_DATA = Path(os.environ.get("MSO_SHARED_DATA", ROOT.parent / "shared" / "data"))
 KIND = "nbsvm"
 SEED = 0
 NEGATIVES = 0.25

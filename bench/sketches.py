@@ -1,0 +1,98 @@
+"""What monitoring costs: sketches of reviews, a check of a window, a query over a year, and the alarm in the stream."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from bench.detectors import Evidently, Ours
+from bench.results import Row, goal_row
+from bench.shifts import DAY, SHARED_DATA, World, make_pool
+from mobile_sentiment_ops.monitoring.drift import Window, check_drift
+from mobile_sentiment_ops.monitoring.rows import Vocabulary, rows_of
+from mobile_sentiment_ops.monitoring.sketch import SKETCH_SCHEMA, sketched
+
+AREA = "monitoring"
+ROWS, BATCH = 10_000, 1_000
+APPS, DAYS, AN_HOUR = 50, 30, 3
+REPETITIONS = 5
+
+
+def rows() -> Iterator[Row]:
+    """The rows of costs. CPU time, the least of several runs, as other programs are on the machine."""
+    world, ours = World(make_pool("fintech", SHARED_DATA), 0), Ours()
+    ours.fit(world.reference, world.pool.learned, 0)
+    window = world.window(ROWS)
+    vocabulary = ours.reference.vocabulary
+    batches = [window[at : at + BATCH] for at in range(0, ROWS, BATCH)]
+    made: list[pl.DataFrame] = []
+
+    def sketch() -> None:
+        made[:] = [sketched(rows_of(batch, vocabulary)) for batch in batches]
+
+    times = cpu_seconds(sketch)
+    kept = pl.concat(made)
+    note = f"{ROWS:,} fintech reviews in batches of {BATCH:,}, which make {kept.height:,} sketches"
+    yield _cost("sketch/us_per_review", [second / ROWS * 1e6 for second in times], note)
+
+    def check() -> None:
+        check_drift(Window.of(kept), ours.reference, ours.limits, false_alarms=ours.false_alarms)
+
+    evidently = Evidently()
+    evidently.fit(world.reference, world.pool.learned, 0)
+    beside = min(cpu_seconds(lambda: evidently.judged(window), 2))
+    note = f"all tests and slices, from {kept.height:,} partial sketches of {ROWS:,} reviews"
+    peers = {"Evidently": round(beside * 1e3, 0)}
+    yield _cost("check_10k/cpu_ms", [second * 1e3 for second in cpu_seconds(check)], note, peers)
+    yield _year(world, vocabulary)
+
+
+def cpu_seconds(work: Callable[[], object], repetitions: int = REPETITIONS) -> list[float]:
+    """The CPU seconds of each repetition, after one that is not counted."""
+    found = []
+    for _ in range(repetitions + 1):
+        began = time.process_time()
+        work()
+        found.append(time.process_time() - began)
+    return found[1:]
+
+
+def _cost(name: str, values: list[float], note: str, peers: dict[str, float] | None = None) -> Row:
+    least, most = round(min(values), 2), round(max(values), 2)
+    return goal_row(
+        AREA, name, least, spread=(least, most), n=len(values), peers=peers or {}, note=f"CPU, the least; {note}"
+    )
+
+
+def _year(world: World, vocabulary: Vocabulary) -> Row:
+    """A month of hourly sketches, stored twelve times, and read: each app's negative share by week, and the whole
+    year as one window. Seconds by the clock, as parts of it use both cores."""
+    size = DAYS * 24 * APPS * AN_HOUR
+    stream = world.stream[np.random.default_rng(0).integers(0, world.stream.height, size)]
+    times = pl.lit(DAY) + pl.duration(minutes=pl.int_range(size) // APPS * (60 // AN_HOUR))
+    apps = (pl.lit("app.") + (pl.int_range(size) % APPS).cast(pl.Utf8)).alias("app")
+    same = (pl.lit("1").alias("version"), pl.lit("en").alias("language"))
+    month = sketched(rows_of(stream.with_columns(times.alias("event_time"), apps, *same), vocabulary))
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(12):
+            later = month.with_columns(pl.col("hour") + timedelta(DAYS * number))
+            later.write_parquet(Path(folder) / f"{number:02}.parquet")
+        seconds = []
+        for _ in range(REPETITIONS):
+            began = time.monotonic()
+            asked = pl.scan_parquet(f"{folder}/*.parquet")
+            weeks = (
+                asked.group_by("app", pl.col("hour").dt.truncate("1w")).agg(pl.col("n", "p_negative").sum()).collect()
+            )
+            year = Window.of(asked.select(name for name in SKETCH_SCHEMA if "sample" not in name).collect())
+            seconds.append(time.monotonic() - began)
+            assert weeks["n"].sum() == year.sketch.n == 12 * size
+    note = f"{12 * month.height:,} sketches of {12 * size:,} reviews: negative share by app and week; all as one window"
+    values = sorted(round(second, 2) for second in seconds)
+    return goal_row(AREA, "year_query_50_apps_s", values[2], spread=(values[0], values[-1]), n=REPETITIONS, note=note)
