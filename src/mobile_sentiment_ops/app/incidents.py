@@ -7,7 +7,7 @@ later. A channel that took an alert and lost its answer gets it twice, with the 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,21 +23,20 @@ from mobile_sentiment_ops.types import Beat, Incident, Severity
 
 log = structlog.get_logger()
 
-SEVERITIES = list(Severity)
 MOST = 200
 LEASE_SECONDS = 120.0
-LONGEST_PAUSE = timedelta(minutes=15)
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=15)
 UNTOLD_FOR_AT_MOST = timedelta(days=7)
 """A closed incident that a channel was never told of is told so long, as it may have been away all the time."""
 
-Told = tuple[str, datetime]
+Figures = Mapping[str, object] | None
+Told = tuple[str, datetime] | None
 """The severity that a channel was told, or `closed`; and when."""
 
+What = Literal["opened", "raised", "again", "closed"]
 
-What = Literal["", "opened", "raised", "again", "closed"]
 
-
-def due(incident: Incident, told: Told | None, before: datetime | None, *, now: datetime, alerts: Alerts) -> What:
+def due(incident: Incident, told: Told, before: datetime | None, *, now: datetime, alerts: Alerts) -> What | None:
     """What a channel is to hear of an incident now, if anything.
 
     `told` is what it heard of this one, `before` when it last heard of another one of the same key that was as
@@ -49,31 +48,25 @@ def due(incident: Incident, told: Told | None, before: datetime | None, *, now: 
     >>> due(found, None, None, now=noon, alerts=Alerts())
     'opened'
     >>> [due(found, ("warning", noon), None, now=noon + timedelta(hours=hours), alerts=Alerts()) for hours in (1, 5)]
-    ['', 'again']
+    [None, 'again']
     """
     cooldown, closed = timedelta(minutes=alerts.cooldown_minutes), incident.closed_at
     if told is None:
         late = closed is not None and now - closed > UNTOLD_FOR_AT_MOST
         quiet = _level(incident.severity) < _level(alerts.min_severity)
-        if late or quiet or (before is not None and now - before < cooldown):
-            return ""
+        if late or quiet or (before is not None and (closed or now) - before < cooldown):
+            return None
         return "closed" if closed else "opened"
     what, at = told
     if what == "closed" or closed:
-        return "" if what == "closed" else "closed"
+        return None if what == "closed" else "closed"
     if _level(incident.severity) > _level(what):
         return "raised"
-    return "again" if incident.seen_at > at and now - at >= cooldown else ""
+    return "again" if incident.seen_at > at and now - at >= cooldown else None
 
 
 def _level(severity: str) -> int:
-    return SEVERITIES.index(Severity(severity))
-
-
-def _alert(what: What, incident: Incident, told: Told | None) -> Alert:
-    """The alert with an id that is the same in every try, also of another keeper."""
-    more = {"raised": f".{incident.severity}", "again": f".{told[1].timestamp():.0f}" if told else ""}.get(what, "")
-    return Alert(f"{incident.incident_id}.{what}{more}", what or "opened", incident)
+    return list(Severity).index(Severity(severity))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +80,7 @@ class IncidentHandler:
     holder: str = "keeper"
     _waits: dict[str, tuple[datetime, timedelta]] = field(default_factory=dict, init=False)
 
-    def report(
-        self,
-        key: str,
-        severity: Severity,
-        title: str,
-        detail: str = "",
-        figures: Mapping[str, object] | None = None,
-    ) -> Incident:
+    def report(self, key: str, severity: Severity, title: str, detail: str = "", figures: Figures = None) -> Incident:
         """Say that something is not well: an incident is opened, or the open one of this key seen again.
         The part of `key` before a slash says what it is about; no text of a review belongs here."""
         incident, new = self.state.open_incident(key, severity, title, detail, figures)
@@ -111,20 +97,16 @@ class IncidentHandler:
 
     def watch(self, silence_hours: Mapping[str, float], started_at: datetime) -> None:
         """Open an incident for each part of the pipeline that is silent for too long, and close what goes on."""
-        beats = self.state.beats()
-        unwell = {found.key for found in self.state.incidents(open_only=True, limit=MOST)}
-        judged = watch(beats, self.clock.now(), silence_hours, started_at)
-        for found in judged:
+        judged = watch(self.state.beats(), self.clock.now(), silence_hours, started_at)
+        silent = {f"silence/{found.part['part']}": found for found in judged if found.fired}
+        for key, found in silent.items():
             part = found.part["part"]
-            if found.fired:
-                severity = Severity.CRITICAL if part in ALWAYS else Severity.WARNING
-                figures = {"silence_hours": round(found.value or 0.0, 2), "limit": found.limit}
-                title = f"{part}: nothing went well for too long"
-                self.report(f"silence/{part}", severity, title, found.reason, figures)
-        still = {f"silence/{found.part['part']}" for found in judged if found.fired}
-        for key in unwell - still:
-            if key.startswith("silence/"):
-                self.well(key, "it goes on, or is not watched any more")
+            severity = Severity.CRITICAL if part in ALWAYS else Severity.WARNING
+            figures = {"silence_hours": round(found.value or 0.0, 2), "limit": found.limit}
+            self.report(key, severity, f"{part} has been silent for too long", found.reason, figures)
+        for incident in self.state.incidents(open_only=True, limit=MOST):
+            if incident.key.startswith("silence/") and incident.key not in silent:
+                self.well(incident.key)
 
     def figures(self) -> tuple[tuple[Beat, ...], dict[Severity, int]]:
         """The last of every part, and how many incidents are open by severity."""
@@ -137,11 +119,11 @@ class IncidentHandler:
         """Tell a channel what it was not told yet; how many alerts it took. What fails is tried again later, after
         a pause that doubles, and is an incident that the other channels tell."""
         until, pause = self._waits.get(channel.name, (self.clock.now(), timedelta(0)))
+        name = f"alerts/{channel.name}"
         if self.clock.now() < until or not self._due(channel):
             return 0
-        lease = self.state.acquire(f"alerts/{channel.name}", self.holder, seconds=LEASE_SECONDS)
-        if lease is None:  # another server's keeper tells it
-            return 0
+        if (lease := self.state.acquire(name, self.holder, seconds=LEASE_SECONDS)) is None:
+            return 0  # another server's keeper tells it
         sent, fault = 0, ""
         try:
             for alert in self._due(channel):  # again: that one may just have done so
@@ -151,58 +133,49 @@ class IncidentHandler:
                     fault = str(err) if isinstance(err, MsoError) else f"unexpected {type(err).__name__}"
                     if isinstance(err, Unavailable):
                         break
-                    continue
-                done = "closed" if alert.incident.closed_at else alert.incident.severity.value
-                self.state.tell(alert.incident.incident_id, channel.name, done)
-                sent += 1
+                else:
+                    done = "closed" if alert.incident.closed_at else alert.incident.severity.value
+                    self.state.tell(alert.incident.incident_id, channel.name, done)
+                    sent += 1
         finally:
             self.state.release(lease)
-        self._judge(channel.name, fault, pause)
+        beat(self.state, name, ok=not fault, note=fault)
+        if fault:
+            pause = min(LONGEST_PAUSE, pause * 2 or FIRST_PAUSE)
+            self._waits[channel.name] = (self.clock.now() + pause, pause)
+            log.warning("alerts not sent", channel=channel.name, error=fault, next_try_seconds=pause.total_seconds())
+            self.report(name, Severity.WARNING, f"Alerts by {channel.name} do not arrive", fault)
+        else:
+            self._waits.pop(channel.name, None)
+            self.well(name)
         return sent
 
-    def _judge(self, name: str, fault: str, pause: timedelta) -> None:
-        beat(self.state, f"alerts/{name}", ok=not fault, note=fault)
-        if not fault:
-            self._waits.pop(name, None)
-            self.well(f"alerts/{name}")
-            return
-        pause = min(LONGEST_PAUSE, pause * 2 or timedelta(seconds=10))
-        self._waits[name] = (self.clock.now() + pause, pause)
-        log.warning("alerts not sent", channel=name, error=fault, next_try_seconds=pause.total_seconds())
-        self.report(f"alerts/{name}", Severity.WARNING, f"Alerts by {name} do not arrive", fault)
-
     def _due(self, channel: Notifier) -> list[Alert]:
-        """What a channel is to be told now, oldest first."""
+        """What a channel is to be told now, oldest first; of what came and went unheard, the last time."""
         recent, still = self.state.incidents(limit=MOST), self.state.incidents(open_only=True, limit=MOST)
-        known = {found.incident_id: found for found in (*still, *recent)}
-        told, now, found = self.state.told(channel.name, list(known)), self.clock.now(), list[Alert]()
-        heard: dict[str, list[tuple[str, Incident, datetime]]] = defaultdict(list)
-        for incident_id, (_, at) in told.items():
-            heard[known[incident_id].key].append((incident_id, known[incident_id], at))
-        newest: dict[str, Incident] = {}
-        for incident in sorted(known.values(), key=lambda incident: incident.opened_at):
-            newest[incident.key] = incident
+        known = {found.incident_id: found for found in (*recent, *still)}  # newest first
+        told, now = self.state.told(channel.name, list(known)), self.clock.now()
+        alerts, seen = list[Alert](), {f"alerts/{channel.name}"}
         for incident_id, incident in known.items():
-            mine = told.get(incident_id)
-            if incident.key == f"alerts/{channel.name}" or (mine is None and newest[incident.key] is not incident):
-                continue  # of what came and went unheard, the last time is told
-            level = _level(incident.severity)
-            before = [
-                at for other, was, at in heard[incident.key] if other != incident_id and _level(was.severity) >= level
-            ]
-            if what := due(incident, mine, max(before, default=None), now=now, alerts=self.alerts):
-                found.append(_alert(what, incident, mine))
-        return sorted(found, key=lambda alert: alert.incident.opened_at)
+            mine, least = told.get(incident_id), _level(incident.severity)
+            if mine is None and incident.key in seen:
+                continue
+            seen.add(incident.key)
+            heard = [(known[other], at) for other, (_, at) in told.items() if other != incident_id]
+            before = [at for was, at in heard if was.key == incident.key and _level(was.severity) >= least]
+            what = due(incident, mine, max(before, default=None), now=now, alerts=self.alerts)
+            if what is not None:  # the id is the same in every try, also of another keeper
+                more = {"raised": f".{incident.severity}", "again": f".{mine[1]:%Y%m%d%H%M%S}" if mine else ""}
+                alerts.append(Alert(f"{incident_id}.{what}{more.get(what, '')}", what, incident))
+        return alerts[::-1]
 
     def test(self) -> dict[str, str]:
         """Send a test by every channel: why it failed, by channel, and nothing where it was taken."""
-        now = self.clock.now()
+        now, found = self.clock.now(), dict.fromkeys((channel.name for channel in self.channels), "")
         incident = Incident("test", "test", Severity.INFO, "A test of the alerts", "All is well.", now, now)
-        found = {}
         for channel in self.channels:
             try:
-                channel.send(Alert(f"test.{now.timestamp():.0f}", "test", incident))
-                found[channel.name] = ""
+                channel.send(Alert(f"test.{now:%Y%m%d%H%M%S}", "test", incident))
             except MsoError as err:
                 found[channel.name] = str(err)
         return found
