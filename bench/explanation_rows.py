@@ -36,6 +36,7 @@ WINDOWS = (500, 1_000, 2_000)
 MIN_ROWS, MIN_SHARE, SPOILED = 50, 0.05, 0.6
 WORDS = ("zorble", "quenvik", "flumpo", "drixel", "bantoku", "wexomy", "plurnik", "graskel", "ovintu", "mivvok")
 NEW = "99.1"
+ABOUT = ("release", "version", "app", "words")
 KINDS = ("app", "version", "release")
 
 
@@ -70,7 +71,8 @@ def make_case(world: World, kind: str, rows: int, seed: int) -> Case:
         .len()
         .sort("len", *keys, descending=True)
     )
-    chosen = sizes.filter(pl.col("len") >= min(max(MIN_ROWS, MIN_SHARE * rows), sizes["len"].max()))  # type: ignore[operator]
+    least = min(max(MIN_ROWS, MIN_SHARE * rows), sizes["len"][0])
+    chosen = sizes.filter(pl.col("len") >= least)
     part = chosen.drop("len").row(int(chance.integers(chosen.height)), named=True)
     own = window.filter(*(pl.col(name) == value for name, value in part.items()))
     if kind == "release":
@@ -97,9 +99,9 @@ def _with_words(text: str, words: tuple[str, ...], chance: np.random.Generator) 
 
 
 def named_right(found: Explanation, case: Case) -> tuple[bool, bool]:
-    """Whether the first finding on the negative share names the app, and also the version, or no version where it
-    was the whole app (or all of the app's reviews that have a version are of one)."""
-    about = [one for one in found.findings if one.kind in ("release", "version", "app", "overall")]
+    """Whether the first finding that names an app, by its negative share or its words, names the app, and
+    also the version, or no version where it was the whole app (any, if all of the app's reviews are of one)."""
+    about = [one for one in found.findings if one.kind in ABOUT and one.part]
     part = about[0].part if about else {}
     app = part.get("app") == case.app
     whole = case.kind == "app" and case.window.filter(pl.col("app") == case.app)["version"].drop_nulls().n_unique() < 2
@@ -129,7 +131,7 @@ def _injected(pool: Pool, cases: int) -> Iterator[Row]:
         results.append((case.kind, case.rows, *named_right(found, case), words_right(found, case)))
     table = pl.DataFrame(results, ["kind", "rows", "app", "part", "words"], orient="row")
     by = table.group_by("kind", "rows").mean().sort("kind", "rows")
-    told = ", ".join(f"{kind} {rows}: {part:.2f} and {words:.2f}" for kind, rows, _, part, words in by.iter_rows())
+    told = ", ".join(f"{kind} {rows}: {part:.2f} and {words:.2f}" for kind, rows, _, part, words in by.rows())
     note = f"the app is right in {table['app'].mean():.3f}; by kind and window, named and words: {told}"
     for name, column in (("right_app_or_version", "part"), ("planted_word_top5", "words")):
         hits = int(table[column].sum())
@@ -155,7 +157,7 @@ def _calm(pool: Pool) -> Iterator[Row]:
 
 def _shifts(pool: Pool, trials: int = 60) -> Iterator[Row]:
     """How often other shifts get the finding that is theirs."""
-    kinds = {"language10": "language", "spam10": "repeated", "slang": "unknown_words", "new_app30": "app_share"}
+    kinds = {"language10": "language", "spam10": "repeated", "slang": "words", "new_app30": "app_share"}
     world = World(pool, 200)
     for shift, kind in (*kinds.items(), ("neg60", "overall"), ("bombing15", "app")):
         told = [explain(world.reference, world.window(500, shift, seed=seed)) for seed in range(trials)]
