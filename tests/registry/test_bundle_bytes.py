@@ -36,7 +36,7 @@ def packed(kind: str) -> tuple[Files, str]:
     frame = pl.DataFrame(rows, {"review_text": pl.Utf8, "rating": pl.Int8, "label": pl.Int8}, orient="row")
     cards = {"README.md": b"# A model\n", "DATA.md": b"# Its data\n"}
     card = {"kind": kind, "metrics": {"macro_f1": 0.5}}
-    return pack_bundle(train(kind, frame, frame[:30], seed=0), card=card, manifest=b"rows", cards=cards)
+    return pack_bundle(train(kind, frame, frame[:30], seed=0), card=card, manifest=b"rows", extra=cards)
 
 
 @pytest.fixture(scope="module")

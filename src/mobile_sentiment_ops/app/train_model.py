@@ -32,12 +32,15 @@ from mobile_sentiment_ops.app.long_work import LEASE_SECONDS, alone, close_lost_
 from mobile_sentiment_ops.app.model_files import compiled_form, open_bundle
 from mobile_sentiment_ops.data.dataset import Dataset, further_rows
 from mobile_sentiment_ops.data.manifest import read_manifest
+from mobile_sentiment_ops.data.predictions import PROBABILITIES, masked_texts
 from mobile_sentiment_ops.errors import BundleError, Busy, ModelError, NoModel, NotFound, StaleToken, StoreError
 from mobile_sentiment_ops.models.kinds import kind_named
 from mobile_sentiment_ops.models.model import SentimentModel
 from mobile_sentiment_ops.models.plots import evaluation_artifacts
 from mobile_sentiment_ops.models.rows import Parameters
 from mobile_sentiment_ops.models.training import go_on, train
+from mobile_sentiment_ops.monitoring.reference import Reference, make_reference
+from mobile_sentiment_ops.monitoring.rows import DIMENSIONS
 from mobile_sentiment_ops.ports import Bundles, Clock, Launcher, Live, Registry, State, TrainingRun
 from mobile_sentiment_ops.registry.behaviour import load_suite
 from mobile_sentiment_ops.registry.bundle import Bundle, pack_bundle
@@ -308,7 +311,8 @@ class MLOpsHandler:
             parent=candidate.parent,
         )
         cards = {README: model_card(card).encode(), DATA: data_card(card).encode()}
-        files, bundle_hash = pack_bundle(candidate.model, card=card, manifest=dataset.manifest, cards=cards)
+        extra = cards | _reference(candidate, dataset).files()
+        files, bundle_hash = pack_bundle(candidate.model, card=card, manifest=dataset.manifest, extra=extra)
         self.bundles.put(files, bundle_hash)
         labels = dataset.test["label"].to_numpy()
         parameters = {"kind": candidate.kind, "seed": self.training.seed, **candidate.model.parameters}
@@ -474,6 +478,21 @@ def _training_decision(candidate: Candidate, version: ModelVersion, dataset: Dat
     }
     reason = f"{kind_named(candidate.kind).title} learned from {candidate.metrics['trained_rows']:,.0f} reviews"
     return Decision("train", version.version, "training", reason, figures)
+
+
+def _reference(candidate: Candidate, dataset: Dataset) -> Reference:
+    """What monitoring compares with: the test rows as the candidate judged them, with texts as the log keeps them."""
+    test = dataset.test
+    scored = test.select(
+        *DIMENSIONS,
+        pl.col("submitted_at").alias("event_time"),
+        pl.col("label").alias("truth"),
+        text=masked_texts(test["review_text"].to_list()),
+        label=pl.Series([LABELS[decided].value for decided in candidate.decisions], dtype=pl.Utf8()),
+        **{name: pl.Series(candidate.probabilities[:, at]) for at, name in enumerate(PROBABILITIES)},
+    )
+    learned = [*dataset.train["review_text"], *dataset.validation["review_text"]]
+    return make_reference(masked_texts(learned).to_list(), scored)
 
 
 def _within(progress: Progress, start: float, end: float) -> Progress:

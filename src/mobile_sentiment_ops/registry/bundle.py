@@ -4,7 +4,8 @@
     card.json         how the model came to be: dataset, figures, verdict, provenance
     dataset.parquet   the manifest of the dataset: who was in training, validation and test
     model/...         the model's own files
-    README.md, ...    the cards for people, which bundles of earlier releases do not have
+    README.md, ...    the cards for people
+    reference.parquet, vocabulary.npy    what monitoring compares with; bundles of earlier releases have neither
 
 A bundle is opened whole or refused: every byte is checked before any of it is used, and nothing in
 it is code or a pickle. It is written in one order, the manifest last.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -29,24 +30,25 @@ MANIFEST, CARD, DATASET, MODEL = "manifest.json", "card.json", "dataset.parquet"
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle: the model, its card, and its dataset's manifest as bytes."""
+    """An opened bundle: the model, its card, its dataset's manifest as bytes, and its other files by name."""
 
     model: SentimentModel
     card: Mapping[str, Any]
     manifest: bytes
+    extra: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def pack_bundle(
-    model: SentimentModel, *, card: Mapping[str, object], manifest: bytes, cards: Mapping[str, bytes] | None = None
+    model: SentimentModel, *, card: Mapping[str, object], manifest: bytes, extra: Mapping[str, bytes] | None = None
 ) -> tuple[dict[str, bytes], str]:
-    """All files of a bundle by name, and its hash; the same input has the same hash. `cards` are for people.
+    """All files of a bundle by name, and its hash; the same input has the same hash. `extra` are further files.
 
     A figure of the card that is no number (NaN, infinite) becomes null.
     """
     files = {
         CARD: _json(strict(card)),
         DATASET: manifest,
-        **(cards or {}),
+        **(extra or {}),
         **{f"{MODEL}{name}": content for name, content in model.files().items()},
     }
     return _sealed(files)
@@ -58,7 +60,8 @@ def unpack_bundle(files: Mapping[str, bytes], *, bundle_hash: str) -> Bundle:
         _check(files, bundle_hash)
         card = _read_object(files[CARD], CARD)
         model = {name.removeprefix(MODEL): content for name, content in files.items() if name.startswith(MODEL)}
-        return Bundle(SentimentModel.from_files(model), card, files[DATASET])
+        extra = {name: files[name] for name in files if not name.startswith(MODEL) and name not in (CARD, DATASET)}
+        return Bundle(SentimentModel.from_files(model), card, files[DATASET], extra)
     except BundleError as err:
         raise BundleError(f"bundle {bundle_hash[:12]}: {err}") from err
 
