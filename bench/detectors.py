@@ -88,7 +88,7 @@ def jensen_shannon(p: Floats, q: Floats) -> float:
     """The distance of two distributions, natural logarithm.
 
     >>> round(jensen_shannon(np.array([0.25, 0.75]), np.array([0.5, 0.5])), 3)
-    0.183
+    0.184
     """
     middle = (p + q) / 2
     return float(np.sqrt(max((p * np.log(p / middle) + q * np.log(q / middle)).sum() / 2, 0.0)))

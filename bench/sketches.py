@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import polars as pl
+from scipy.stats import chi2
 
 from bench.detectors import Evidently, Ours
 from bench.results import Row, goal_row
 from bench.shifts import DAY, SHARED_DATA, World, make_pool
 from mobile_sentiment_ops.monitoring.drift import Window, check_drift
+from mobile_sentiment_ops.monitoring.reference import make_reference
 from mobile_sentiment_ops.monitoring.rows import Vocabulary, rows_of
 from mobile_sentiment_ops.monitoring.sketch import SKETCH_SCHEMA, sketched
+from mobile_sentiment_ops.monitoring.stream import Stream, follow, stream_limits
 
 AREA = "monitoring"
 ROWS, BATCH = 10_000, 1_000
 APPS, DAYS, AN_HOUR = 50, 30, 3
 REPETITIONS = 5
+STREAM_WORLDS, STREAMS = 10, 20
+STREAM_SHIFTS = ("neg60", "slang", "typos30", "spam10", "bombing15")
 
 
 def rows() -> Iterator[Row]:
@@ -96,3 +103,55 @@ def _year(world: World, vocabulary: Vocabulary) -> Row:
     note = f"{12 * month.height:,} sketches of {12 * size:,} reviews: negative share by app and week; all as one window"
     values = sorted(round(second, 2) for second in seconds)
     return goal_row(AREA, "year_query_50_apps_s", values[2], spread=(values[0], values[-1]), n=REPETITIONS, note=note)
+
+
+# --- the alarm in the stream
+
+Followed: TypeAlias = tuple[Counter[str], int, dict[str, list[int]]]
+"""Alarms by signal in so many reviews without drift; of each shift the reviews to the alarm, of several streams."""
+
+
+def follow_streams(number: int) -> Followed:
+    """Streams of one reference: reviews in which nothing moved, then shifted ones until the alarm."""
+    world = World(make_pool("fintech", SHARED_DATA), number)
+    reference = make_reference(world.pool.learned, world.reference)
+    limits, vocabulary = stream_limits(reference, seed=number), reference.vocabulary
+    alarms: Counter[str] = Counter()
+    delays: dict[str, list[int]] = {shift: [] for shift in STREAM_SHIFTS}
+    for seed in range(STREAMS):
+        state, found = follow(Stream(), rows_of(world.window(ROWS, None, seed), vocabulary), limits)
+        alarms.update(alarm.signal for alarm in found)
+        for shift, delay in delays.items():
+            shifted = rows_of(world.window(2_000, shift, seed), vocabulary)
+            first = follow(state, shifted, limits)[1]
+            delay.append(first[0].row + 1 if first else len(shifted) + 1)
+    return alarms, STREAMS * ROWS, delays
+
+
+def stream_rows(found: Sequence[Followed]) -> Iterator[Row]:
+    """False alarms of the stream, and reviews to the alarm."""
+    alarms = sum((one[0] for one in found), Counter())
+    reviews = sum(one[1] for one in found)
+    count = alarms.total()
+    low, high = (
+        float(edge) * 10_000 / reviews for edge in (chi2.ppf(0.025, 2 * count), chi2.ppf(0.975, 2 * count + 2))
+    )
+    spread = (0.0 if count == 0 else round(low, 4), round(high, 4))
+    told = ", ".join(f"{signal} {times}" for signal, times in alarms.most_common())
+    note = f"{count} in {reviews:,} reviews without drift{': ' if told else ''}{told}; spread is the 95% interval"
+    yield goal_row(
+        AREA, "false_alarms/stream_per_10k", round(count * 10_000 / reviews, 4), spread=spread, n=reviews, note=note
+    )
+    for shift in STREAM_SHIFTS:
+        delays = [delay for one in found for delay in one[2][shift]]
+        low, median, high = np.quantile(delays, (0.05, 0.5, 0.95))
+        note = "median, from the first shifted review; spread holds nine of ten streams"
+        yield Row(
+            f"stream/{shift}/reviews",
+            float(median),
+            "reviews",
+            "lower",
+            spread=(float(low), float(high)),
+            n=len(delays),
+            note=note,
+        )
