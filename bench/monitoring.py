@@ -202,8 +202,8 @@ def measure(*, small: bool = False) -> Iterator[Row]:
         tasks += tasks_of(detector, source, *fewer, sizes)
     yield from figures(judge_all(tasks))
     yield from events.rows(list(spread(events.watch, events.STORIES[: 9 if small else None])))
-    worlds = range(2 if small else sketches.STREAM_WORLDS)
-    yield from sketches.stream_rows(list(spread(sketches.follow_streams, worlds)))
+    streams = range(2 if small else sketches.STREAM_WORLDS)
+    yield from sketches.stream_rows(list(spread(sketches.follow_streams, streams)))
     yield from sketches.rows()
     others = [f"{name}_rows" for name in ("performance", "poisoning", "explanation")]
     for rows in spread(other_rows, [name for name in others if importlib.util.find_spec(f"bench.{name}")]):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -131,27 +131,25 @@ def follow_streams(number: int) -> Followed:
 def stream_rows(found: Sequence[Followed]) -> Iterator[Row]:
     """False alarms of the stream, and reviews to the alarm."""
     alarms = sum((one[0] for one in found), Counter())
-    reviews = sum(one[1] for one in found)
-    count = alarms.total()
-    low, high = (
-        float(edge) * 10_000 / reviews for edge in (chi2.ppf(0.025, 2 * count), chi2.ppf(0.975, 2 * count + 2))
-    )
-    spread = (0.0 if count == 0 else round(low, 4), round(high, 4))
-    told = ", ".join(f"{signal} {times}" for signal, times in alarms.most_common())
-    note = f"{count} in {reviews:,} reviews without drift{': ' if told else ''}{told}; spread is the 95% interval"
-    yield goal_row(
-        AREA, "false_alarms/stream_per_10k", round(count * 10_000 / reviews, 4), spread=spread, n=reviews, note=note
-    )
+    reviews, count = sum(one[1] for one in found), alarms.total()
+    edges = [
+        chi2.ppf(0.025, 2 * count) if count else 0.0,
+        chi2.ppf(0.975, 2 * count + 2),
+    ]  # of a Poisson count, doubled
+    low, high = (round(float(edge) / 2 * 10_000 / reviews, 4) for edge in edges)
+    told = ": ".join(filter(None, (f"{count} in {reviews:,} reviews without drift", _counts(alarms))))
+    more: dict[str, Any] = {"spread": (low, high), "n": reviews, "note": f"{told}; spread is the 95% interval"}
+    yield goal_row(AREA, "false_alarms/stream_per_10k", round(count * 10_000 / reviews, 4), **more)
     for shift in STREAM_SHIFTS:
         delays = [delay for one in found for delay in one[2][shift]]
-        low, median, high = np.quantile(delays, (0.05, 0.5, 0.95))
-        note = "median, from the first shifted review; spread holds nine of ten streams"
-        yield Row(
-            f"stream/{shift}/reviews",
-            float(median),
-            "reviews",
-            "lower",
-            spread=(float(low), float(high)),
-            n=len(delays),
-            note=note,
-        )
+        low, median, high = (float(delay) for delay in np.quantile(delays, (0.05, 0.5, 0.95)))
+        more = {
+            "spread": (low, high),
+            "n": len(delays),
+            "note": "median, after the shift; nine of ten are in the spread",
+        }
+        yield Row(f"stream/{shift}/reviews", median, "reviews", "lower", **more)
+
+
+def _counts(alarms: Counter[str]) -> str:
+    return ", ".join(f"{signal} {times}" for signal, times in alarms.most_common())
