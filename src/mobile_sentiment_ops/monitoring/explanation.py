@@ -25,7 +25,7 @@ from mobile_sentiment_ops.types import Interval
 
 Floats = npt.NDArray[np.float64]
 
-MIN_REVIEWS = 10
+MIN_REVIEWS = 20
 """Reviews of an app or version in a window below which nothing is said of it."""
 MIN_LANGUAGE_RISE, MIN_APP_RISE = 0.02, 0.05
 """Shares of the reviews below which a rise that is no chance is too little to speak of."""
@@ -324,7 +324,7 @@ def _versions(groups: _Groups, app: str | None) -> list[_Version]:
         if shares[0, at] < shares[1, at] / 2 and any(rest):
             first = int(np.argmax(groups.n[0] * rest))
             previous = groups.parts[first]["version"]
-            against = [place == first for place in range(len(own))] if groups.n[0, first] >= 2 * MIN_REVIEWS else rest
+            against = [place == first for place in range(len(own))] if groups.n[0, first] >= MIN_REVIEWS else rest
         if move := _move(groups, this, against):
             found.append(_Version(part["version"], move, previous, _move(groups, rest)))
     return found

@@ -182,25 +182,23 @@ def _name(bucket: int, texts: Sequence[str]) -> str:
 
 
 def _part(frame: pl.DataFrame, where: Places) -> Part:
-    """The app that at least three fifths of these rows are of, if that is no chance, and its version likewise."""
-    part: dict[str, str | None] = {}
-    for name in ("app", "version"):
-        values = frame[name].gather(where).drop_nulls()
-        if not values.len():
+    """The app or version that three fifths of these rows are of, if that is no chance; a version if it also is none
+    among the reviews of its app."""
+    found: Part = {}
+    every = frame.height
+    for keys, limit in ((["app"], 1.0), (["app", "version"], LEVEL / 2)):
+        own = frame[where].drop_nulls(keys).group_by(keys).len().sort("len", *keys, descending=True)
+        if not own.height or own["len"][0] < 0.6 * where.size:
             break
-        first = values.value_counts().sort("count", name, descending=[True, False])[0]
-        value, count = first[name][0], first["count"][0]
-        share = float((frame[name] == value).mean() or 0.0)
-        if count < 0.6 * where.size or bdtrc(count - 1, where.size, share) > LEVEL / 50:
-            break
-        part[name] = value
-        frame, where = _narrowed(frame, where, name, value)
-    return part
-
-
-def _narrowed(frame: pl.DataFrame, where: Places, name: str, value: str) -> tuple[pl.DataFrame, Places]:
-    of = (frame[name] == value).fill_null(value=False).to_numpy()
-    return frame.filter(of), (of.cumsum() - 1)[where[of[where]]]
+        part, count = own.drop("len").row(0, named=True), own["len"][0] - 1
+        size = frame.filter(*(pl.col(name) == value for name, value in part.items())).height
+        if (
+            bdtrc(count, where.size, size / frame.height) < LEVEL / 50
+            and bdtrc(count, where.size, size / every) <= limit
+        ):
+            found = part
+        every = size
+    return found
 
 
 def _examples(texts: Sequence[str]) -> tuple[str, ...]:
