@@ -19,6 +19,7 @@ import pytest
 
 from mobile_sentiment_ops.cli import main
 from mobile_sentiment_ops.cli.session import Session
+from mobile_sentiment_ops.types import Severity
 
 REVIEWS = """review_id,app,submitted_at,rating,review_text
 a,shop,2025-01-01T10:00:00Z,5,"Love it, works every time"
@@ -309,3 +310,49 @@ def test_a_key_is_printed_once_and_replaced_while_it_is_valid(mso: Mso) -> None:
     assert set(kept) == {"id", "name", "role", "apps", "last4", "created_at", "expires_at"}
     entries = mso("timeline", "--action", "key", "--json").json["entries"]
     assert [entry["decision"]["reason"].partition(" ")[0] for entry in entries] == ["made", "made", "revoked,"]
+
+
+def test_alerts_are_tried_and_what_failed_is_told(mso: Mso, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = mso("alert", "test")
+    assert found.code == 0
+    assert "A test of the alerts" in found.err
+    os.environ["MSO_SMTP_PASSWORD"] = "hush"
+    mail = ("alerts.smtp_host=localhost", f"alerts.smtp_port={free_port}", "alerts.mail_to=ops@example.org")
+    options = [
+        word for pair in (*mail, "alerts.smtp_user=mso", "alerts.webhook_url=file:///x") for word in ("--set", pair)
+    ]
+    found = mso(*options, "alert", "test", "--json")
+    assert found.code == 5
+    channels = found.json["channels"]
+    assert channels["log"] is None
+    assert f"localhost:{free_port} did not answer" in channels["mail"]
+    assert "alerts.webhook_url" in channels["webhook"]
+    assert "hush" not in found.out + found.err
+
+
+def test_incidents_are_listed_newest_first(mso: Mso) -> None:
+    assert mso("alert", "list", "--json").json == {"incidents": []}
+    state = Session().platform().state
+    state.open_incident("drift", Severity.CRITICAL, "Reviews moved", "p .01", {"share": 0.4})
+    state.open_incident("labels", Severity.WARNING, "No labels")
+    state.close_incident("drift")
+    assert [found["key"] for found in mso("alert", "list", "--json").json["incidents"]] == ["labels", "drift"]
+    (still,) = mso("alert", "list", "--open", "--json").json["incidents"]
+    assert (still["severity"], still["title"], still["closed_at"]) == ("warning", "No labels", None)
+    assert "Reviews moved" in mso("alert", "list").out
+    assert "Reviews moved" not in mso("alert", "list", "--open").out
+
+
+def test_what_is_taken_in_is_a_sign_of_life(mso: Mso, reviews: Path, tmp_path: Path) -> None:
+    assert mso("ingest", reviews).code == 0
+    state = Session().platform().state
+    assert [(beat.name, beat.failed_at) for beat in state.beats()] == [("ingest", None), ("labels", None)]
+    first = {beat.name: beat.succeeded_at for beat in state.beats()}
+    assert mso("ingest", reviews).code == 0  # nothing new: the source goes on, and no label arrived
+    again = {beat.name: beat.succeeded_at for beat in state.beats()}
+    assert again["labels"] == first["labels"]
+    assert again["ingest"] != first["ingest"]
+    assert mso("ingest", tmp_path / "none.csv").code == 3
+    (failed,) = (beat for beat in state.beats() if beat.failed_at)
+    assert failed.name == "ingest"
+    assert "none.csv" in failed.note

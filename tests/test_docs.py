@@ -35,8 +35,11 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 COMMANDS = typer.main.get_command(mso)
 HANDLERS = {handler.__name__: handler for handler in (DataHandler, PredictionHandler, MLOpsHandler)}
 
-NOT_OURS = {"mso.toml", "data_prediction/", "reports/", "/health", "demo.wallet", "demo.photo"}
-"""Names with the look of a file, a route or a setting: the user's own, in the workspace, MLflow's, an app's."""
+NOT_OURS = {"mso.toml", "data_prediction/", "reports/", "/health", "demo.wallet", "demo.photo"} | {
+    *("silence/drain", "silence/spool", "silence/PART", "alerts/CHANNEL", "ingest/google-play", "ingest/app-store"),
+}
+"""Names with the look of a file, a route or a setting: the user's own, in the workspace, MLflow's, an app's, of an
+incident, of a part of the pipeline."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 

@@ -15,6 +15,7 @@ import typer.main
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from mobile_sentiment_ops.app import upkeep
 from mobile_sentiment_ops.app.metrics import STATUSES
 from mobile_sentiment_ops.cli import app as mso
 from mobile_sentiment_ops.settings import setting_descriptions
@@ -35,13 +36,20 @@ def alerts() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def told(world: World) -> dict[str, list[dict[str, str]]]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keeper looks often what to tell."""
+    monkeypatch.setattr(upkeep, "FIGURES_SECONDS", 0.05)
+    monkeypatch.setattr(upkeep, "REPORT_SECONDS", 0.05)
+
+
+@pytest.fixture
+def told(quick: None, world: World) -> dict[str, list[dict[str, str]]]:
     """What the server tells after some requests: the labels of each sample by its name."""
     world.client.post("/predict_json", json={"text": "Love it"})
     world.client.post("/predict", json={"texts": ["Love it"]})
     for path in OPEN:
         world.client.get(path)
-    world.wait_until(lambda: "mso_keeper_well" in world.client.get("/metrics").text)
+    world.wait_until(lambda: 'part="drain"' in world.client.get("/metrics").text)
     found = defaultdict(list)
     for family in text_string_to_metric_families(world.client.get("/metrics").text):
         for sample in family.samples:

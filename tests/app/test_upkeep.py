@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -17,7 +18,7 @@ from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE
 from mobile_sentiment_ops.errors import StoreError
 from mobile_sentiment_ops.settings import Settings
-from mobile_sentiment_ops.types import Champion, JobState
+from mobile_sentiment_ops.types import Champion, JobState, Severity
 
 from ..conftest import Serving
 
@@ -111,6 +112,7 @@ def test_a_job_whose_process_was_killed_is_not_called_running_for_long(
     assert memory.state.job(job.job_id).state is JobState.RUNNING
     memory.launcher.finish(pid)
     wait_until(lambda: memory.state.job(job.job_id).state is JobState.FAILED)
+    wait_until(lambda: [beat for beat in memory.state.beats() if beat.name == "retrain" and beat.failed_at])
 
 
 def test_a_failing_task_is_told_once_and_tried_again(
@@ -137,3 +139,71 @@ def test_a_failing_task_is_told_once_and_tried_again(
         wait_until(lambda: getattr(memory.live.reported(), "predictions_table", "") == "ok")
     assert [entry["task"] for entry in told if entry["event"] == "upkeep failed"] == ["drain"]
     assert memory.tables.read(PREDICTIONS_TABLE).num_rows == 1
+
+
+def test_the_keeper_tells_when_each_part_last_went_well_and_what_is_open(
+    make: Make, memory: MemoryPorts, spooled: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIGURES_SECONDS", "REPORT_SECONDS"):
+        monkeypatch.setattr(upkeep_module, name, 0.01)
+    spooled()
+    memory.state.open_incident("drift", Severity.CRITICAL, "Reviews moved")
+    make()
+
+    def well() -> dict[str, object]:
+        report = memory.live.reported()
+        found = {beat.name: beat.succeeded_at for beat in report.beats} if report and report.incidents else {}
+        return {name: at for name, at in found.items() if not name.startswith("alerts/")}
+
+    wait_until(lambda: well() == dict.fromkeys(("drain", "reviews", "spool"), memory.clock.now()))
+    report = memory.live.reported()
+    assert report is not None
+    assert report.incidents == {Severity.CRITICAL: 1}
+
+
+def test_a_drain_that_hangs_is_an_incident_that_is_told_and_over_when_it_goes_on(
+    make: Make, memory: MemoryPorts, spooled: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DEPTH_SECONDS", "PAUSE_SECONDS", "WATCH_SECONDS", "FIGURES_SECONDS", "ALERTS_SECONDS"):
+        monkeypatch.setattr(upkeep_module, name, 0.01)
+    monkeypatch.setattr(upkeep_module, "DRAIN_SECONDS", 0.01)
+    append = memory.tables.append
+
+    def away(*arguments: object, **more: object) -> bool:
+        raise StoreError("the tables are away")
+
+    monkeypatch.setattr(memory.tables, "append", away)
+    spooled()
+
+    def still() -> bool:
+        return "silence/drain" in {incident.key for incident in memory.state.incidents(open_only=True)}
+
+    def alerts() -> list[Mapping[str, Any]]:
+        return [entry for entry in told if entry["event"] == "incident" and entry["key"] == "silence/drain"]
+
+    with capture_logs() as told:
+        make()
+        wait_until(lambda: any(beat.name == "drain" and beat.failed_at for beat in memory.state.beats()))
+        assert not still()
+        memory.clock.advance(1_000)
+        wait_until(still)
+        wait_until(alerts)
+        monkeypatch.setattr(memory.tables, "append", append)
+        wait_until(lambda: not still())
+        wait_until(lambda: len(alerts()) == 2)
+    opened, closed = alerts()
+    assert (opened["what"], opened["severity"], closed["what"]) == ("opened", "critical", "closed")
+    assert "the tables are away" in opened["detail"]
+
+
+def test_a_spool_that_fills_is_no_sign_of_life(
+    platform: Platform, memory: MemoryPorts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.keeper.spooled()
+    well = memory.clock.now()
+    memory.clock.advance(60)
+    monkeypatch.setattr(memory.spool, "size", lambda: 900 * 2**20)
+    platform.keeper.spooled()
+    (found,) = memory.state.beats()
+    assert (found.name, found.succeeded_at, found.failed_at) == ("spool", well, memory.clock.now())
+    assert found.note == "88% of api.spool_max_mb is taken"
