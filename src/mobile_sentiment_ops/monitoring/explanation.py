@@ -30,6 +30,9 @@ MIN_REVIEWS = 20
 MIN_LANGUAGE_RISE, MIN_APP_RISE = 0.02, 0.05
 """Shares of the reviews below which a rise that is no chance is too little to speak of."""
 
+SUMMED = 5
+"""Findings that are in the summary."""
+
 _Z = NormalDist().inv_cdf(0.975)
 _DIMENSIONS = {"app": ("app",), "version": ("app", "version"), "language": ("language",)}
 
@@ -87,8 +90,8 @@ def explain(before: pl.DataFrame, after: pl.DataFrame) -> Explanation:
     ...     texts = ["It logs me out each day"] * bad + ["Love it"] * good
     ...     return pl.DataFrame({"text": texts, "p_negative": [0.9] * bad + [0.1] * good}).with_columns(
     ...         app=pl.lit("lamp"), version=pl.lit(version), label=pl.lit("Neutral"))
-    >>> print(explain(made("1.0", 40, 160), made("1.1", 60, 40)).findings[0].sentence)
-    Likely a bad release of lamp 1.1: 58% of its 100 reviews are negative, 26% of those of version 1.0 before.
+    >>> print(explain(made("1.0", 40, 160), made("1.1", 60, 40)).findings[0].sentence)  # doctest: +ELLIPSIS
+    Likely a bad release of lamp 1.1: 58% of its 100 reviews are negative, 26% of those of version 1.0 before; ...
     """
     old, new = _filled(before), _filled(after)
     p = [frame["p_negative"].to_numpy() for frame in (old, new)]
@@ -138,17 +141,17 @@ def _summary(
 ) -> str:
     moved = change.low * change.high > 0
     verb = ("rose" if change.value > 0 else "fell") if moved else "did not clearly move"
-    told = f"The share of negative reviews {verb}: {_percent(after.value)} ({_percent(after.low)} to "
-    told += f"{_percent(after.high)}) of {reviews:,} reviews, {_percent(before.value)} before."
-    rest = [finding.sentence for finding in findings[:5]]
+    told = f"The share of negative reviews {verb}: {percent(after.value)} ({percent(after.low)} to "
+    told += f"{percent(after.high)}) of {reviews:,} reviews, {percent(before.value)} before."
+    rest = [finding.sentence for finding in findings[:SUMMED]]
     if not rest and not moved:
         rest = ["No app, version, language or word moved more than chance does."]
     return " ".join([told, *rest] if not notes else [*([told] if reviews else []), *rest, *notes])
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """
-    >>> _percent(0.568), _percent(0.0123), _percent(-0.1)
+    >>> percent(0.568), percent(0.0123), percent(-0.1)
     ('57%', '1.2%', '0%')
     """
     share = min(max(share, 0.0), 1.0)
@@ -367,9 +370,9 @@ def _movements(apps: _Groups, versions: _Groups, change: Interval) -> list[Findi
     clear = change.low * change.high > 0 and abs(carried) < abs(change.value) / 2
     if clear and rest is not None and abs(rest.z) > _limit(4) and rest.size * change.value > 0:
         what = "In the other apps, too," if found else "No app or version stands out:"
-        sentence = f"{what} reviews are negative {_more(rest.size)} often: {_percent(rest.after)}, "
+        sentence = f"{what} reviews are negative {_more(rest.size)} often: {percent(rest.after)}, "
         size = rest.size * rest.n / reviews
-        found.append(Finding("overall", {}, size, f"{sentence}{_percent(rest.before)} before."))
+        found.append(Finding("overall", {}, size, f"{sentence}{percent(rest.before)} before."))
     return found
 
 
@@ -381,9 +384,7 @@ def _of_version(app: str | None, one: _Version, reviews: float, change: Interval
     else:
         head = f"Likely a {'bad' if size > 0 else 'good'} release of {name}"
         against = f"of those of version {one.previous} before"
-    told = (
-        f"{head}: {_percent(move.after)} of its {move.n:,.0f} reviews are negative, {_percent(move.before)} {against}"
-    )
+    told = f"{head}: {percent(move.after)} of its {move.n:,.0f} reviews are negative, {percent(move.before)} {against}"
     kind = "version" if one.previous is None else "release"
     return Finding(kind, {"app": app, "version": one.name}, size, f"{told}{_carried(size, change)}.")
 
@@ -391,7 +392,7 @@ def _of_version(app: str | None, one: _Version, reviews: float, change: Interval
 def _of_app(app: str | None, move: _Move, versions: int, reviews: float, change: Interval) -> Finding:
     size = move.size * move.n / reviews
     told = f"Reviews of {app or 'no named app'} are negative {_more(size)} often than before: "
-    told += f"{_percent(move.after)} of {move.n:,.0f}, {_percent(move.before)} before"
+    told += f"{percent(move.after)} of {move.n:,.0f}, {percent(move.before)} before"
     told += f", in {versions} of its versions" if versions > 1 else ""
     return Finding("app", {"app": app}, size, f"{told}{_carried(size, change)}.")
 
@@ -400,7 +401,7 @@ def _carried(size: float, change: Interval) -> str:
     """What that adds to a clear change, in points."""
     if change.low * change.high <= 0 or size * change.value <= 0:
         return ""
-    return f"; this alone moves the whole share by {100 * size:+.1f} of {100 * change.value:+.1f} points"
+    return f"; this alone moves the whole share by {100 * size:+.1f} points, of {100 * change.value:+.1f} in all"
 
 
 def _more(size: float) -> str:
@@ -424,8 +425,8 @@ def _arrivals(groups: Mapping[str, _Groups]) -> list[Finding]:
                 continue
             new = shares[0, at] < shares[1, at] / 5
             what = f"Reviews in the language {value}" if name == "language" else f"Reviews of {value}"
-            told = f"{what} {'arrived' if new else 'became more'}: {_percent(shares[1, at])} of all, "
-            told += f"{_percent(shares[0, at])} before."
+            told = f"{what} {'arrived' if new else 'became more'}: {percent(shares[1, at])} of all, "
+            told += f"{percent(shares[0, at])} before."
             found.append(Finding(kind, {name: value}, float(rise[at]), told))
     return found
 
@@ -438,9 +439,7 @@ def _repeated(before: pl.DataFrame, after: pl.DataFrame) -> list[Finding]:
     wave = find_wave(before["text"].to_list(), after["text"].to_list())
     if wave is None:
         return []
-    told = (
-        f"{wave.reviews:,} nearly identical texts are {_percent(wave.after)} of all, {_percent(wave.before)} before: "
-    )
+    told = f"{wave.reviews:,} nearly identical texts are {percent(wave.after)} of all, {percent(wave.before)} before: "
     return [Finding("repeated", {}, wave.after - wave.before, f"{told}“{wave.example[:120]}”.")]
 
 
@@ -451,11 +450,10 @@ def _said(rose: Sequence[Word]) -> list[Finding]:
         parts.setdefault(tuple(word.part.values()), []).append(word)
     found = []
     for words in parts.values():
-        first = words[0]
-        names = _listed(f"“{word.words}”" for word in words)
+        first, many = words[0], "s" if len(words) > 1 else ""
+        head = f"Word{many} that came up more often" if any(word.before for word in words) else f"New word{many}"
         whose = f", most of them of {' '.join(map(str, first.part.values()))}" if first.part else ""
-        be, kind = ("are", "new words") if len(words) > 1 else ("is", "a new word")
-        new = f" {be} {kind}" if not any(word.before for word in words) else " came up more often"
-        told = f"{names}{new}: in {_percent(first.after)} of all reviews{whose}, {_percent(first.before)} before."
+        names = _listed(f"“{word.words}” ({percent(word.after)}, {percent(word.before)} before)" for word in words)
+        told = f"{head}{whose}: {names.replace(', ', ' of all reviews, ', 1)}."
         found.append(Finding("words", first.part, first.after - first.before, told))
     return found

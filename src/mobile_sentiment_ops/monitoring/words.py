@@ -222,22 +222,24 @@ def find_wave(before: Sequence[str], after: Sequence[str], *, min_rise: float = 
     """Texts that are nearly one and the same, if their share rose beyond chance and by `min_rise`.
 
     Two texts share their smallest number under a random order of their grams with a chance that is their Jaccard
-    index (Broder 1997); a wave is who shares two with its largest core, or one of these.
+    index (Broder 1997); a wave is who shares two, as the core that rose most, or one of these.
 
-    >>> usual = [f"{word} is what I use it for, day {at}" for at in range(20) for word in ("Music", "Alarms", "Mail")]
+    >>> usual = [f"{word} is what I use it for" for word in ("Music", "Mail", "Books", "Games") for at in range(20)]
     >>> adverts = [f"Get rich with code Z{at}X at the best casino there is online" for at in range(9)]
     >>> find_wave(usual, usual + adverts).reviews
     9
     """
     keys = [_smallest(counted(texts, GRAMS)) for texts in (before, after)]
-    pairs, counts = np.unique(keys[1][keys[1].min(axis=1) > 0], axis=0, return_counts=True)
-    if not counts.size or counts.max() < MIN_WITH:
+    pairs, of = np.unique(np.concatenate(keys), axis=0, return_inverse=True)
+    counts = [np.bincount(side, minlength=len(pairs)) for side in np.split(of.ravel(), [len(before)])]
+    rise = np.where(pairs.min(axis=1) > 0, counts[1] / len(after) - counts[0] / len(before), -1.0)
+    core = pairs[int(np.argmax(rise))]
+    if rise.max() <= 0 or counts[1][rise.argmax()] < MIN_WITH:
         return None
-    core = pairs[int(np.argmax(counts))]
     members = [(key == core).any(axis=1) for key in keys]
-    old, new = (float(one.mean()) if one.size else 0.0 for one in members)
+    old, new = (float(one.mean()) for one in members)
     theirs, ours = (np.array([float(one.sum())]) for one in members)
-    chance = _chance(1, ours, theirs, np.array([len(before) / len(after)])) * counts.size
+    chance = _chance(1, ours, theirs, np.array([len(before) / len(after)])) * (counts[1] > 0).sum()
     if new - old < min_rise or chance[0] > LEVEL:
         return None
     first = after[int(np.flatnonzero((keys[1] == core).all(axis=1))[0])]
