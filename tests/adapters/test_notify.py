@@ -225,8 +225,8 @@ def test_a_mail_says_what_happened_since_when_and_what_to_do(mails: Mails) -> No
         "  drift_share  0.4123\n"
         "  limit        0.05\n"
         '  apps         {"lamp": 61}\n\n'
-        "What to do next: `mso monitor explain` names the apps, versions, languages and\n"
-        "words that moved. `mso alert list --open` lists what is open.\n"
+        "What to do next: `mso monitor explain` names the apps, versions and words that\n"
+        "moved. `mso alert list --open` lists what is open.\n"
     )
 
 

@@ -35,7 +35,7 @@ SAID = {"opened": "", "raised": "worse: ", "again": "still: ", "closed": "over: 
 NEXT = {
     "silence": "`mso status` shows what runs, `mso jobs` how trainings went; GET /readyz says what is away. ",
     "alerts": "`mso alert test` sends a test by every channel and says what each of them answers. ",
-    "drift": "`mso monitor explain` names the apps, versions, languages and words that moved. ",
+    **dict.fromkeys(("drift", "stream"), "`mso monitor explain` names the apps, versions and words that moved. "),
     "performance": "`mso monitor performance` shows where; `mso retrain` trains on the newest reviews. ",
 }
 """What to do next, by the part of an incident's key before the slash."""

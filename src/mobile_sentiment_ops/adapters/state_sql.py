@@ -22,7 +22,7 @@ from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, Unpack, cast
+from typing import Any, TypeVar, Unpack
 
 import sqlalchemy as sa
 import structlog
@@ -72,30 +72,20 @@ class Time(sa.TypeDecorator[datetime]):
 
 
 class Json(sa.TypeDecorator[object]):
-    """A value of JSON as its text."""
+    """A value of JSON as its text; `make` makes what it was of what is read."""
 
     impl = sa.Text
     cache_ok = True
+
+    def __init__(self, make: Callable[[Any], object] = lambda found: found) -> None:
+        super().__init__()
+        self.make = make
 
     def process_bind_param(self, value: object, dialect: sa.Dialect) -> str:  # noqa: ARG002
         return json.dumps(value, ensure_ascii=False)
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> object:  # noqa: ARG002
-        return _as_written(value or "null", json.loads, lambda found: json.dumps(found, ensure_ascii=False))
-
-
-class Words(Json):
-    """A tuple of texts as JSON."""
-
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> object:
-        return tuple(cast(list[str], super().process_result_value(value, dialect)))
-
-
-class Measured(Json):
-    """Measurements as JSON, each by the names of its fields."""
-
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> object:
-        return tuple(Measurement(**one) for one in cast(list[Any], super().process_result_value(value, dialect)))
+        return self.make(_as_written(value or "null", json.loads, lambda found: json.dumps(found, ensure_ascii=False)))
 
 
 def _as_written(text: str, read: Callable[[str], Found], write: Callable[[Found], str | None]) -> Found:
@@ -115,12 +105,10 @@ COLUMN_TYPES: Mapping[str, sa.types.TypeEngine[Any]] = {
     "int": sa.BigInteger(),
     "float": sa.Float(),
     "datetime": Time(),
-    "JobState": sa.Enum(JobState, native_enum=False, values_callable=list),
-    "Severity": sa.Enum(Severity, native_enum=False, values_callable=list),
-    "Admission": sa.Enum(Admission, native_enum=False, values_callable=list),
+    **{of.__name__: sa.Enum(of, native_enum=False, values_callable=list) for of in (JobState, Severity, Admission)},
     "Mapping[str, object]": Json(),
-    "tuple[str, ...]": Words(),
-    "tuple[Measurement, ...]": Measured(),
+    "tuple[str, ...]": Json(tuple),
+    "tuple[Measurement, ...]": Json(lambda found: tuple(Measurement(**one) for one in found)),
 }
 
 

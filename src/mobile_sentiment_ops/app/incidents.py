@@ -157,12 +157,13 @@ class IncidentHandler:
         told, now = self.state.told(channel.name, list(known)), self.clock.now()
         alerts, seen = list[Alert](), {f"alerts/{channel.name}"}
         for incident_id, incident in known.items():
-            mine, least = told.get(incident_id), _level(incident.severity)
-            if mine is None and incident.key in seen:
-                continue
+            mine, before = told.get(incident_id), list[datetime]()
+            if mine is None:
+                if incident.key in seen:
+                    continue
+                heard, least = ((known[other], at) for other, (_, at) in told.items()), _level(incident.severity)
+                before = [at for was, at in heard if was.key == incident.key and _level(was.severity) >= least]
             seen.add(incident.key)
-            heard = [(known[other], at) for other, (_, at) in told.items() if other != incident_id]
-            before = [at for was, at in heard if was.key == incident.key and _level(was.severity) >= least]
             what = due(incident, mine, max(before, default=None), now=now, alerts=self.alerts)
             if what is not None:  # the id is the same in every try, also of another keeper
                 more = {"raised": f".{incident.severity}", "again": f".{mine[1]:%Y%m%d%H%M%S}" if mine else ""}
