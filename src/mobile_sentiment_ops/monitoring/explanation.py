@@ -102,6 +102,7 @@ def explain(before: pl.DataFrame, after: pl.DataFrame) -> Explanation:
     rose: tuple[Word, ...] = ()
     fell: tuple[Word, ...] = ()
     notes: tuple[str, ...] = ()
+    summary: list[str] = []
     if not (before.height and after.height):
         notes = (f"{before.height} reviews before and {after.height} after: nothing can be compared.",)
     else:
@@ -116,6 +117,7 @@ def explain(before: pl.DataFrame, after: pl.DataFrame) -> Explanation:
         else:
             notes = ("Texts are not kept on both sides: words are not compared.",)
         findings = [*sorted(moved, key=lambda one: -abs(one.size)), *sorted(others, key=lambda one: -one.size)]
+        summary = [_summary(share_old, share_new, change, after.height, findings)]
     return Explanation(
         reviews_before=before.height,
         reviews_after=after.height,
@@ -126,27 +128,19 @@ def explain(before: pl.DataFrame, after: pl.DataFrame) -> Explanation:
         rose=rose,
         fell=fell,
         contributions=contributions,
-        summary=_summary(share_old, share_new, change, after.height, findings, notes),
+        summary=" ".join([*summary, *notes]),
         notes=notes,
     )
 
 
-def _summary(
-    before: Interval,
-    after: Interval,
-    change: Interval,
-    reviews: int,
-    findings: Sequence[Finding],
-    notes: Sequence[str],
-) -> str:
+def _summary(before: Interval, after: Interval, change: Interval, reviews: int, findings: Sequence[Finding]) -> str:
     moved = change.low * change.high > 0
     verb = ("rose" if change.value > 0 else "fell") if moved else "did not clearly move"
     told = f"The share of negative reviews {verb}: {percent(after.value)} ({percent(after.low)} to "
     told += f"{percent(after.high)}) of {reviews:,} reviews, {percent(before.value)} before."
     rest = [finding.sentence for finding in findings[:SUMMED]]
-    if not rest and not moved:
-        rest = ["No app, version, language or word moved more than chance does."]
-    return " ".join([told, *rest] if not notes else [*([told] if reviews else []), *rest, *notes])
+    nothing = f"No app, version, language or word {'stands out' if moved else 'moved more than chance does'}."
+    return " ".join([told, *(rest or [nothing])])
 
 
 def percent(share: float) -> str:
@@ -357,7 +351,7 @@ def _movements(apps: _Groups, versions: _Groups, change: Interval) -> list[Findi
             if abs(one.move.z) >= limit
             and not one.move.alike(one.others)
             and not one.move.alike(elsewhere)
-            and one.move.size * one.move.n >= whole.size * whole.n / 2
+            and abs(one.move.size) * one.move.n >= abs(whole.size) * whole.n / 2
         ]
         if alone:
             found.append(_of_version(name, max(alone, key=lambda one: abs(one.move.z)), reviews, change))
