@@ -15,7 +15,7 @@ from mobile_sentiment_ops.adapters.memory import FixedClock
 from mobile_sentiment_ops.adapters.state_sql import SqlState
 from mobile_sentiment_ops.errors import FormatTooNew, StoreError, Unavailable
 from mobile_sentiment_ops.registry.ledger import first_broken
-from mobile_sentiment_ops.types import Decision, JobState, ModelVersion, Severity
+from mobile_sentiment_ops.types import Admission, Decision, JobState, Measurement, ModelVersion, Severity
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -147,13 +147,31 @@ def test_a_database_of_format_1_opens(database: Path, state: SqlState, clock: Fi
     assert sql(database, "SELECT version FROM format") == [(2,)]
 
 
+def test_a_database_of_format_2_opens(database: Path, state: SqlState) -> None:
+    database.write_bytes((FIXTURES / "state_format_2.db").read_bytes())
+    still, over = state.incidents()
+    assert (still.key, still.severity, still.closed_at) == ("silence/ingest", Severity.WARNING, None)
+    assert (over.title, over.figures) == ("Größe moved", {"share": 0.4})
+    noon = datetime(2025, 3, 1, 12, tzinfo=UTC)
+    assert (over.opened_at, over.closed_at) == (noon, noon.replace(second=1, microsecond=500_000))
+    assert state.told("mail", [over.incident_id]) == {over.incident_id: ("critical", noon)}
+    assert [(beat.name, beat.succeeded_at is None, beat.note) for beat in state.beats()] == [
+        ("drain", False, ""),
+        ("retrain", True, "no rows"),
+    ]
+    (batch,) = state.batches()
+    assert (batch.admission, batch.actor, batch.apps) == (Admission.REFUSED, "ann", ("lamp",))
+    assert batch.reasons == ("a burst", "it is spam")
+    assert batch.measured == (Measurement("burst", 0.6, 0.5, True, "too many", 40, part={"app": "lamp"}),)
+
+
 HAMMER = """
 import json, sys
 from datetime import UTC, datetime
 from mobile_sentiment_ops.adapters.clock import SystemClock
 from mobile_sentiment_ops.adapters.state_sql import SqlState
 from mobile_sentiment_ops.errors import StaleToken
-from mobile_sentiment_ops.types import Decision, JobState, ModelVersion, Severity
+from mobile_sentiment_ops.types import Admission, Decision, JobState, Measurement, ModelVersion, Severity
 url, me = sys.argv[1:]
 state = SqlState(url, SystemClock())
 leases, wins, jobs = [], 0, []
