@@ -274,12 +274,15 @@ class _Move:
     def z(self) -> float:
         return self.size / self.error
 
+    def apart(self, other: _Move) -> float:
+        """How far the two moves are from each other, in standard errors."""
+        return abs(self.size - other.size) / sqrt(self.error**2 + other.error**2)
+
     def alike(self, other: _Move | None) -> bool:
         """Whether the other moved the same way, beyond chance, and at least half as far or not clearly less far."""
         if other is None or other.size * self.size <= 0 or abs(other.z) < _Z:
             return False
-        apart = abs(self.size - other.size) / sqrt(self.error**2 + other.error**2)
-        return abs(other.size) >= abs(self.size) / 2 or apart < _Z
+        return abs(other.size) >= abs(self.size) / 2 or self.apart(other) < _Z
 
 
 def _move(groups: _Groups, chosen: Sequence[bool], against: Sequence[bool] | None = None) -> _Move | None:
@@ -349,7 +352,7 @@ def _movements(apps: _Groups, versions: _Groups, change: Interval) -> list[Findi
             one
             for one in by_app[name]
             if abs(one.move.z) >= limit
-            and not one.move.alike(one.others)
+            and (one.others is None or one.move.apart(one.others) >= _limit(1))
             and not one.move.alike(elsewhere)
             and abs(one.move.size) * one.move.n >= abs(whole.size) * whole.n / 2
         ]

@@ -67,35 +67,37 @@ def compare_words(before: pl.DataFrame, after: pl.DataFrame) -> tuple[tuple[Word
     >>> [word.words for side in compare_words(reviews, later) for word in side]
     ['flickers', 'slow']
     """
-    found = [counted(frame["text"].to_arrow(), GRAMS) for frame in (before, after)]
-    have = [np.bincount(one.buckets, minlength=1 << GRAMS.bits).astype(np.float64) for one in found]
+    sides = (before, after)
+    found = [counted(frame["text"].to_arrow(), GRAMS) for frame in sides]
+    every = [np.bincount(one.buckets, minlength=1 << GRAMS.bits) for one in found]
+    seen = np.flatnonzero(every[0] + every[1] >= MIN_WITH)
+    have = [count[seen].astype(np.float64) for count in every]
     weights = _standing_for(before, after, *(np.diff(one.starts) for one in found))
     each = weights[found[0].rows]
-    usual, squares = (np.bincount(found[0].buckets, each**power, 1 << GRAMS.bits).astype(float) for power in (1, 2))
-    times = np.full_like(usual, weights.sum() / (weights**2).sum())
-    np.divide(usual, squares, out=times, where=usual > 0)
-    compared = ((usual * times, times), (have[0], np.full_like(times, before.height / after.height)))
+    usual, squares = (np.bincount(found[0].buckets, each**power, 1 << GRAMS.bits)[seen] for power in (1, 2))
+    times = np.divide(usual, squares, out=np.full(seen.size, weights.sum() / (weights**2).sum()), where=usual > 0)
+    compared = ((usual * times, times), (have[0], np.full(seen.size, before.height / after.height)))
     roots = np.stack([_root(have[1], *theirs) for theirs in compared])
-    z = np.where((roots > 0).all(axis=0), roots.min(axis=0), np.where((roots < 0).all(axis=0), roots.max(axis=0), 0))
-    tests = max(int((have[0] + have[1] >= MIN_WITH).sum()), 1)
-    sides = []
+    told = []
     for side, sign in ((1, 1), (0, -1)):
-        order = np.argsort(-sign * z, kind="stable")[:LIKELIEST]
-        top = order[(sign * z[order] > 0) & (have[side][order] >= MIN_WITH)]
+        z = np.maximum((sign * roots).min(axis=0), 0)
+        top = np.argsort(-z, kind="stable")[:LIKELIEST]
+        top = top[(z[top] > 0) & (have[side][top] >= MIN_WITH)]
         chances = [_chance(side, have[1][top], theirs[top], often[top]) for theirs, often in compared]
-        kept = top[np.maximum(*chances) * tests < LEVEL / 2].tolist()
-        frame, rows = (before, after)[side], found[side].rows
-        groups = _grouped(frame, {bucket: rows[found[side].buckets == bucket] for bucket in kept})
-        sides.append(
+        kept = top[np.maximum(*chances) * seen.size < LEVEL / 2].tolist()
+        frame, rows, buckets = sides[side], found[side].rows, found[side].buckets
+        groups = _grouped(frame, {int(seen[at]): rows[buckets == seen[at]] for at in kept})
+        places = dict(zip(seen[kept].tolist(), kept, strict=True))
+        told.append(
             tuple(
                 Word(
                     words=names[0],
                     also=tuple(names[1 : SHOWN + 1]),
-                    reviews=int(have[1][bucket]),
-                    before=float(have[0][bucket] / before.height),
-                    after=float(have[1][bucket] / after.height),
-                    usual=float(usual[bucket] / after.height),
-                    z=float(z[bucket]),
+                    reviews=int(have[1][places[bucket]]),
+                    before=float(have[0][places[bucket]] / before.height),
+                    after=float(have[1][places[bucket]] / after.height),
+                    usual=float(usual[places[bucket]] / after.height),
+                    z=float(sign * z[places[bucket]]),
                     negative=float(frame["p_negative"].gather(where).mean()),  # type: ignore[arg-type]
                     part=_part(frame, where),
                     examples=_examples(frame["text"].gather(where[:500]).to_list()),
@@ -103,7 +105,7 @@ def compare_words(before: pl.DataFrame, after: pl.DataFrame) -> tuple[tuple[Word
                 for bucket, (where, names) in groups.items()
             )
         )
-    return sides[0], sides[1]
+    return told[0], told[1]
 
 
 def _root(ours: Floats, theirs: Floats, times: Floats) -> Floats:
@@ -186,7 +188,7 @@ def _part(frame: pl.DataFrame, where: Places) -> Part:
     among the reviews of its app."""
     found: Part = {}
     every = frame.height
-    for keys, limit in ((["app"], 1.0), (["app", "version"], LEVEL / 2)):
+    for keys, limit in ((["app"], 1.0), (["app", "version"], LEVEL)):
         own = frame[where].drop_nulls(keys).group_by(keys).len().sort("len", *keys, descending=True)
         if not own.height or own["len"][0] < 0.6 * where.size:
             break
@@ -222,7 +224,8 @@ def find_wave(before: Sequence[str], after: Sequence[str], *, min_rise: float = 
     """Texts that are nearly one and the same, if their share rose beyond chance and by `min_rise`.
 
     Two texts share their smallest number under a random order of their grams with a chance that is their Jaccard
-    index (Broder 1997); a wave is who shares two, as the core that rose most, or one of these.
+    index (Broder 1997); a wave is who shares two, as the core that rose most, or one of these. Of texts that are alike
+    by .7 half share two and nine tenths one: a wave with less of a core has a phrase in common and no more.
 
     >>> usual = [f"{word} is what I use it for" for word in ("Music", "Mail", "Books", "Games") for at in range(20)]
     >>> adverts = [f"Get rich with code Z{at}X at the best casino there is online" for at in range(9)]
@@ -240,7 +243,7 @@ def find_wave(before: Sequence[str], after: Sequence[str], *, min_rise: float = 
     old, new = (float(one.mean()) for one in members)
     theirs, ours = (np.array([float(one.sum())]) for one in members)
     chance = _chance(1, ours, theirs, np.array([len(before) / len(after)])) * (counts[1] > 0).sum()
-    if new - old < min_rise or chance[0] > LEVEL:
+    if new - old < min_rise or chance[0] > LEVEL or counts[1][rise.argmax()] < 0.4 * ours[0]:
         return None
     first = after[int(np.flatnonzero((keys[1] == core).all(axis=1))[0])]
     return Wave(int(ours[0]), old, new, _examples([first])[0])
