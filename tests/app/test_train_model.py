@@ -115,7 +115,7 @@ class World:
         entries = self.ports.state.ledger()
         assert first_broken(entries) is None
         made = [(entry.decision.action, entry.decision.subject) for entry in entries]
-        return [(action, subject) for action, subject in made if action != "train"]
+        return [(action, subject) for action, subject in made if action not in ("train", "admit")]
 
 
 def new_world(ports: MemoryPorts) -> World:

@@ -27,13 +27,14 @@ from mobile_sentiment_ops.data.reviews import (
     REVIEWS_TABLE,
     STORED_FORMAT,
     STORED_SCHEMA,
+    admitted,
     current_reviews,
 )
 from mobile_sentiment_ops.data.validation import Checked, check
 from mobile_sentiment_ops.errors import FormatTooNew, NotFound, UnreadableFile
 from mobile_sentiment_ops.ports import Clock, Datasets, Files, Tables
 from mobile_sentiment_ops.settings import Ingest, Training
-from mobile_sentiment_ops.types import Decision, IngestReport
+from mobile_sentiment_ops.types import Decision, IngestReport, TrainingBatch
 
 log = structlog.get_logger()
 
@@ -176,9 +177,12 @@ class DataHandler:
 
     # --- out
 
-    def reviews(self, *, app: str | None = None, since: datetime | None = None) -> pl.DataFrame:
-        """Current reviews in the order they came: of one app or of all, submitted at or after `since`."""
-        current = current_reviews(self._stored(app))
+    def reviews(
+        self, *, app: str | None = None, since: datetime | None = None, batches: Sequence[TrainingBatch] = ()
+    ) -> pl.DataFrame:
+        """Current reviews in the order they came: of one app or of all, submitted at or after `since`, and as they
+        are without what these training batches keep out."""
+        current = current_reviews(admitted(self._stored(app), batches))
         return current if since is None else current.filter(pl.col("submitted_at") >= since)
 
     def _stored(self, app: str | None = None) -> pl.DataFrame:
@@ -201,14 +205,15 @@ class DataHandler:
         min_test_rows: int = 1,
         not_before: datetime | None = None,
         judged: str | None = None,
+        batches: Sequence[TrainingBatch] = (),
     ) -> Dataset:
-        """Split the labelled reviews of now by time, and keep the manifest of who is where.
+        """Split the labelled reviews of now that `batches` let train by time, and keep the manifest of who is where.
 
         The test rows of the kept dataset `judged` judge again until enough newer ones have come.
         """
         version = self.tables.version(REVIEWS_TABLE)
         dataset = build_dataset(
-            self.reviews(),
+            self.reviews(batches=batches),
             test_share=training.test_share,
             validation_share=training.validation_share,
             min_test_rows=min_test_rows,

@@ -17,7 +17,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
@@ -25,6 +25,7 @@ import numpy as np
 import polars as pl
 import structlog
 
+from mobile_sentiment_ops.app.admission import EVERY, admit_reviews
 from mobile_sentiment_ops.app.comparison import baseline, judge, tested
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.incidents import beat
@@ -49,7 +50,7 @@ from mobile_sentiment_ops.registry.checks import check_model
 from mobile_sentiment_ops.registry.ledger import LEDGER_TAG, reigns
 from mobile_sentiment_ops.registry.spending import Look, first_look, judged_rows, next_look
 from mobile_sentiment_ops.registry.transitions import ENDED
-from mobile_sentiment_ops.settings import Gate, Training
+from mobile_sentiment_ops.settings import Gate, Monitoring, Training
 from mobile_sentiment_ops.types import LABELS, Champion, Decision, Job, JobState, Lease, ModelVersion, Outcome, Verdict
 
 log = structlog.get_logger()
@@ -103,6 +104,7 @@ class MLOpsHandler:
     gate: Gate
     provenance: Mapping[str, str]
     holder: str
+    monitoring: Monitoring = field(default_factory=Monitoring)
     patience_seconds: float = LEASE_SECONDS
 
     # --- training
@@ -182,6 +184,7 @@ class MLOpsHandler:
             min_test_rows=self.gate.min_test_rows,
             not_before=self._test_from(),
             judged=judged.dataset if judged else None,
+            batches=self.state.batches(EVERY),
         )
 
     def _retrain(
@@ -193,7 +196,8 @@ class MLOpsHandler:
         waiting = partial(progress, "waiting for another training to end", 0.0)
         with alone(self.state, LEASE, self.holder, patience_seconds=patience_seconds, waiting=waiting) as lease:
             self.reconcile(but=job_id)
-            progress("building the dataset", 0.0)
+            progress("judging new reviews and building the dataset", 0.0)
+            self._admit()
             dataset = self.newest_dataset()
             judged = judged_rows(self.state.ledger(), dataset.test_fingerprint)
             alpha = (1 - self.gate.confidence) / 2
@@ -207,6 +211,10 @@ class MLOpsHandler:
                 look = next_look(look, promoted=promoted, alpha=alpha, candidates=left)
             beat(self.state, "retrain")
             return verdicts
+
+    def _admit(self) -> None:
+        bundle = self._champion_bundle(self.state.champion())
+        admit_reviews(self.data, self.state, self.clock, bundle, self.monitoring, seed=self.training.seed)
 
     def _try_candidate(self, kind: str, dataset: Dataset, look: Look, lease: Lease, progress: Progress) -> Verdict:
         """Train, compare on the same rows as the champion, record, and promote when it is better."""

@@ -8,10 +8,11 @@ review is a later row of the same `review_id`, and what counts is decided here, 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import polars as pl
 
-from mobile_sentiment_ops.types import LABELS, LabelSource
+from mobile_sentiment_ops.types import LABELS, Admission, LabelSource, TrainingBatch
 
 REVIEWS_TABLE = "reviews"
 REJECTS_TABLE = "rejects"
@@ -59,6 +60,21 @@ def current_reviews(frame: pl.DataFrame) -> pl.DataFrame:
         .sort()
     )
     return frame[latest]
+
+
+def admitted(frame: pl.DataFrame, batches: Sequence[TrainingBatch]) -> pl.DataFrame:
+    """Stored rows, superseded ones too, that may train: not those of held and refused batches, nor what came after
+    all of them, which nobody has judged yet. Without any batch, all rows."""
+    if not batches:
+        return frame
+    at = pl.col("received_at")
+    allowed = at <= max(batch.until for batch in batches)
+    for batch in batches:
+        if batch.admission is not Admission.ADMITTED:
+            inside = at <= batch.until if batch.after is None else (at > batch.after) & (at <= batch.until)
+            of_apps = pl.col("app").fill_null("").is_in(batch.apps) if batch.apps else pl.lit(value=True)
+            allowed &= ~(inside & of_apps)
+    return frame.filter(allowed)
 
 
 def labelled(frame: pl.DataFrame) -> pl.DataFrame:

@@ -59,7 +59,7 @@ MIN_LIFT, MIN_GOOD, MOST_APPS = 20.0, 0.1, 50
 its reviews that is positive, as only these can be turned; the apps, largest first, that have brand words. In real
 reviews that finds names of apps, of their coins and cards, and leaves "crash", "loan rejected" and "account" out."""
 MIN_COPIES, MIN_COPY_WORDS = 3, 5
-MIN_RECORDS = 4
+MIN_BATCHES, MIN_RECORDS = 8, 4
 SUSPECT = 3.0
 """Distance at which a brand word is tried by insertion; chance alone reaches it in 1 of 700."""
 MOST_TRIED, MOST_NAMED, PROBE_ROWS, PROBE_TEXTS = 8, 3, 40_000, 400
@@ -127,9 +127,10 @@ class History:
 
     @cached_property
     def batches(self) -> list[_Sums]:
-        """All older reviews, then up to BATCHES batches."""
+        """All older reviews, then up to BATCHES batches: smaller ones where there are too few for MIN_BATCHES."""
         n = self.accepted.height
-        ends = [max(n - self.size * left, 0) for left in range(min(BATCHES, n // self.size), -1, -1)]
+        size = max(min(self.size, n // MIN_BATCHES), 1)
+        ends = [n - size * left for left in range(min(BATCHES, n // size), -1, -1)]
         return [self.sums(self.accepted[a:b]) for a, b in pairwise([0, *ends])]
 
     @cached_property
@@ -198,10 +199,13 @@ class History:
         found: dict[str, list[float]] = {}
         for at in range(2, len(self.batches)):
             base, recent = _total(self.batches[:at]), _total(self.batches[max(0, at - RECENT) : at])
+            wider = np.sqrt(
+                max(self.size / self.batches[at]["rows"], 1.0)
+            )  # what varies beyond chance weighs more then
             for name, counts in self.compare(self.batches[at], base, recent).items():
-                found.setdefault(name, []).append(counts.distances.max(initial=0.0))
+                found.setdefault(name, []).append(wider * counts.distances.max(initial=0.0))
         for at in range(1, len(self.held)):
-            wider = np.sqrt(max(self.size / self.held[at]["rows"], 1.0))  # what varies beyond chance weighs more then
+            wider = np.sqrt(max(self.size / self.held[at]["rows"], 1.0))
             for name, counts in self.compare_read(self.held[at], _total(self.held[:at])).items():
                 distance = counts.distances.max(initial=0.0)
                 found.setdefault(name, []).append(distance * (wider if name == "disagreement" else 1.0))
@@ -300,6 +304,27 @@ def judge_batch(
     )
 
 
+def suspect_apps(batch: pl.DataFrame, measured: Sequence[Measurement]) -> tuple[str, ...]:
+    """The apps that the alarms which fired are about: of a word, the app that has four fifths of its reviews. Empty
+    when one of them is not about an app: then it is about all of the batch.
+
+    >>> batch = pl.DataFrame({"app": ["lamp", "lamp", "bell"], "review_text": ["Lamp is a scam", "lamp: scam", "Nice"]})
+    >>> suspect_apps(batch, [Measurement("word burst", 0.6, 0.1, fired=True, reason="...", part={"word": "scam"})])
+    ('lamp',)
+    """
+    found = set()
+    for part in (one.part for one in measured if one.fired):
+        apps = pl.Series([part["app"]] if "app" in part else [], dtype=pl.Utf8())
+        if "word" in part:
+            has = [part["word"] in tokens(text) for text in batch["review_text"]]
+            apps = batch.filter(pl.Series(has, dtype=pl.Boolean()))["app"]
+        counts = apps.drop_nulls().value_counts(sort=True)
+        if not counts.height or counts["count"][0] < 0.8 * apps.len():
+            return ()
+        found.add(counts["app" if "app" in counts.columns else ""][0])
+    return tuple(sorted(found))
+
+
 def _most(records: Floats, counts: Counts, false_alarms: float) -> float:
     """The distance that clean batches exceed in this alarm's part of the false alarms."""
     each = false_alarms / (len(_SENTENCES) + 1)
@@ -354,7 +379,7 @@ def _source_quota(batch: pl.DataFrame, accepted: pl.DataFrame, most: float) -> M
     )
     beside = batch_shares.join(usual, on=by, how="left", suffix="_usual").fill_null(0.0)
     worst = beside.with_columns(more=pl.col("share") - pl.col("share_usual")).sort("more", *by).row(-1, named=True)
-    part = {name: worst[name] for name in by if worst[name]}
+    part: dict[str, str] = {name: worst[name] for name in by if worst[name]}
     reason = (
         f"'{' '.join(part.values())}': {worst['share']:.1%} of the batch, where it had {worst['share_usual']:.1%}; one "
         f"source may add {most:.0%} (monitoring.max_source_share)"
