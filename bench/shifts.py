@@ -158,7 +158,8 @@ class World:
         cut = round(REFERENCE * len(order))
         rows, self.stream = pool.held_out[np.sort(order[:cut])], pool.held_out[order[cut:]]
         least = min(self._by_truth(rows)[at].size / share for at, share in ((0, NEGATIVES), (1, 1 - NEGATIVES)))
-        self.reference = rows[np.sort(_drawn(self._by_truth(rows), int(0.97 * least), NEGATIVES, chance))]
+        spare = 6 * np.sqrt(least * (1 - NEGATIVES) / NEGATIVES)  # six standard deviations of the count of negatives
+        self.reference = rows[np.sort(_drawn(self._by_truth(rows), int(least - spare), NEGATIVES, chance))]
         self._stream, self._new = self._by_truth(self.stream), self._by_truth(pool.new_app)
 
     @staticmethod

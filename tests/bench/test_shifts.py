@@ -77,6 +77,10 @@ def test_a_quarter_is_negative_and_more_where_that_is_the_shift(world: World) ->
     assert share("neg60") == pytest.approx(0.60, abs=0.03)
 
 
+def test_a_reference_can_be_drawn_whatever_the_seed(world: World) -> None:
+    assert all(World(world.pool, seed).reference.height > 500 for seed in range(100))
+
+
 def test_counts_of_negatives_vary_as_chance_has_it(world: World) -> None:
     felt = dict(world.pool.held_out.select("text", "truth").rows())
     counts = [sum(felt[text] == 0 for text in world.window(100, None, seed)["text"]) for seed in range(200)]
