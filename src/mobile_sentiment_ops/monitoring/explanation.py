@@ -11,7 +11,7 @@ text tells. EM is right where negatives were drawn more often and nothing else m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
@@ -108,7 +108,6 @@ def explain(before: pl.DataFrame, after: pl.DataFrame) -> Explanation:
     else:
         groups = {name: _groups(old, new, keys) for name, keys in _DIMENSIONS.items()}
         contributions = {name: _contributions(found) for name, found in groups.items()}
-        moved = _movements(groups["app"], groups["version"], change)
         told = [frame.filter(pl.col("text").is_not_null()) for frame in (old, new)]
         others = _arrivals(groups)
         if all(frame.height for frame in told):
@@ -116,6 +115,8 @@ def explain(before: pl.DataFrame, after: pl.DataFrame) -> Explanation:
             others += [*_repeated(*told), *_said(rose)]
         else:
             notes = ("Texts are not kept on both sides: words are not compared.",)
+        said = {(word.part.get("app"), word.part["version"]) for word in rose if "version" in word.part}
+        moved = _movements(groups["app"], groups["version"], change, said)
         findings = [*sorted(moved, key=lambda one: -abs(one.size)), *sorted(others, key=lambda one: -one.size)]
         summary = [_summary(share_old, share_new, change, after.height, findings)]
     return Explanation(
@@ -310,6 +311,13 @@ class _Version:
     previous: str | None
     others: _Move | None
 
+    def alone(self, said: bool) -> bool:
+        if self.others is None:
+            return True
+        further = self.move.size - self.others.size
+        clear = said or self.move.apart(self.others) >= _limit(1)
+        return clear and further * self.move.size > 0
+
 
 def _versions(groups: _Groups, app: str | None) -> list[_Version]:
     own = [part["app"] == app for part in groups.parts]
@@ -330,11 +338,13 @@ def _versions(groups: _Groups, app: str | None) -> list[_Version]:
     return found
 
 
-def _movements(apps: _Groups, versions: _Groups, change: Interval) -> list[Finding]:
+def _movements(
+    apps: _Groups, versions: _Groups, change: Interval, said: Collection[tuple[str | None, str | None]]
+) -> list[Finding]:
     """Apps and versions whose negative share moved beyond chance (Bonferroni) while others did not move alike.
 
-    It is a version's doing, and a new one's release, if its app's other versions did not move alike either and it
-    makes most of what moved in the app; else the app's.
+    It is a version's doing, and a new one's release, if its app's other versions moved clearly less (less, if words
+    that rose are `said` of it) and it makes most of what moved in the app; else the app's.
     """
     reviews = float(apps.n[1].sum())
     names = [part["app"] for part in apps.parts]
@@ -352,7 +362,7 @@ def _movements(apps: _Groups, versions: _Groups, change: Interval) -> list[Findi
             one
             for one in by_app[name]
             if abs(one.move.z) >= limit
-            and (one.others is None or one.move.apart(one.others) >= _limit(1))
+            and one.alone((name, one.name) in said)
             and not one.move.alike(elsewhere)
             and abs(one.move.size) * one.move.n >= abs(whole.size) * whole.n / 2
         ]
