@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -133,8 +133,7 @@ def _injected(pool: Pool, cases: int) -> Iterator[Row]:
         results.append((case.kind, case.rows, *named_right(found, case), words_right(found, case)))
     table = pl.DataFrame(results, ["kind", "rows", "app", "part", "words"], orient="row")
     by = table.group_by("kind", "rows").mean().sort("kind", "rows")
-    figures = ("{kind} {rows}: {part:.2f} and {words:.2f}".format(**row) for row in by.to_dicts())
-    told = ", ".join(figures)
+    told = ", ".join(f"{row['kind']} {row['rows']}: {row['part']:.2f} and {row['words']:.2f}" for row in by.to_dicts())
     note = f"the app is right in {table['app'].mean():.3f}; by kind and window, named and words: {told}"
     for name, column in (("right_app_or_version", "part"), ("planted_word_top5", "words")):
         hits = int(table[column].sum())
@@ -177,25 +176,48 @@ def _shifts(pool: Pool, trials: int = 60) -> Iterator[Row]:
         )
 
 
+WEEK = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The week from `start`, the four weeks up to `until` that it is compared with, whose it was, and the stems of
+    words that tell the cause."""
+
+    start: datetime
+    until: datetime
+    part: Mapping[str, str]
+    stems: tuple[str, ...]
+
+
 EVENTS = {
-    "viber_5.3.0.2274": (datetime(2015, 3, 31, tzinfo=UTC), {"app": "viber", "version": "5.3.0.2274"}),
-    "swiftkey_june_2015": (datetime(2015, 6, 1, tzinfo=UTC), {"app": "swiftkey"}),
+    "viber_5.3.0.2274": Event(
+        datetime(2015, 3, 31, tzinfo=UTC),
+        datetime(2015, 3, 31, tzinfo=UTC),
+        {"app": "viber", "version": "5.3.0.2274"},
+        ("vibrat",),
+    ),
+    "swiftkey_june_2015": Event(  # its release began to arrive on 27 May
+        datetime(2015, 6, 1, tzinfo=UTC), datetime(2015, 5, 25, tzinfo=UTC), {"app": "swiftkey"}, ("lag", "freez")
+    ),
 }
 
 
-def explain_event(pool: Pool, start: datetime) -> Explanation:
-    """The week from `start` after the four weeks before it."""
+def explain_event(pool: Pool, event: Event) -> Explanation:
+    """What the reviews of that week say, of those that the champion did not learn from."""
     time = pl.col("event_time")
-    before = pool.held_out.filter(time.is_between(start - timedelta(days=28), start, closed="left"))
-    return explain(before, pool.held_out.filter(time.is_between(start, start + timedelta(days=7), closed="left")))
+    before = pool.held_out.filter(time.is_between(event.until - 4 * WEEK, event.until, closed="left"))
+    return explain(before, pool.held_out.filter(time.is_between(event.start, event.start + WEEK, closed="left")))
 
 
 def events(pool: Pool) -> Iterator[Row]:
-    """Whether the first finding names the real events."""
-    for name, (start, part) in EVENTS.items():
-        found = explain_event(pool, start)
+    """Whether the first finding names the real events, and words that rose the cause."""
+    for name, event in EVENTS.items():
+        found = explain_event(pool, event)
         first = found.findings[0].part if found.findings else {}
-        named = all(first.get(key) == value for key, value in part.items())
+        named = all(first.get(key) == value for key, value in event.part.items())
+        said = [part for word in found.rose for part in " ".join((word.words, *word.also)).split()]
+        named &= any(part.startswith(event.stems) for part in said)
         yield Row(f"explain/event/{name}", float(named), "named", "higher", note=found.summary)
 
 
