@@ -134,7 +134,7 @@ def _injected(pool: Pool, cases: int) -> Iterator[Row]:
     table = pl.DataFrame(results, ["kind", "rows", "app", "part", "words"], orient="row")
     by = table.group_by("kind", "rows").mean().sort("kind", "rows")
     told = ", ".join(f"{row['kind']} {row['rows']}: {row['part']:.2f} and {row['words']:.2f}" for row in by.to_dicts())
-    note = f"the app is right in {table['app'].mean():.3f}; by kind and window, named and words: {told}"
+    note = f"the app is right in {table['app'].sum() / table.height:.3f}; by kind and window, named and words: {told}"
     for name, column in (("right_app_or_version", "part"), ("planted_word_top5", "words")):
         hits = int(table[column].sum())
         value = round(hits / table.height, 4)

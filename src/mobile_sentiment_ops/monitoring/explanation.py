@@ -83,8 +83,8 @@ class Explanation:
 
 
 def explain(before: pl.DataFrame, after: pl.DataFrame) -> Explanation:
-    """What moved from `before` to `after`: frames with `label`, p_negative, p_neutral, p_positive and, where they
-    are known, app, version, language and text.
+    """What moved from `before` to `after`: frames with `label`, p_negative and, where they are known, app, version,
+    language and text.
 
     >>> def made(version: str, bad: int, good: int) -> pl.DataFrame:
     ...     texts = ["It logs me out each day"] * bad + ["Love it"] * good
