@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mobile_sentiment_ops.app.data_pipeline import DataHandler
     from mobile_sentiment_ops.app.incidents import IncidentHandler
     from mobile_sentiment_ops.app.keeper import Keeper
+    from mobile_sentiment_ops.app.monitoring import MonitoringHandler
     from mobile_sentiment_ops.app.prediction import PredictionHandler
     from mobile_sentiment_ops.app.train_model import MLOpsHandler
     from mobile_sentiment_ops.models.model import SentimentModel
@@ -160,6 +161,7 @@ class Platform:
             gate=self.settings.gate,
             provenance=provenance(),
             holder=f"{machine.node()}:{os.getpid()}",
+            monitoring=self.settings.monitoring,
         )
 
     @cached_property
@@ -189,6 +191,26 @@ class Platform:
             tables=self.tables,
             clock=self.clock,
             api=self.settings.api,
+            monitoring=self.monitoring,
+        )
+
+    @cached_property
+    def monitoring(self) -> MonitoringHandler:
+        from mobile_sentiment_ops.adapters.evidently_report import evidently_html
+        from mobile_sentiment_ops.app.monitoring import MonitoringHandler
+
+        return MonitoringHandler(
+            tables=self.tables,
+            files=self.files,
+            state=self.state,
+            bundles=self.bundles,
+            registry=self.registry,
+            data=self.data,
+            incidents=self.incidents,
+            clock=self.clock,
+            settings=self.settings.monitoring,
+            evidently=evidently_html,
+            log_text=self.settings.api.log_text,
         )
 
     @cached_property

@@ -33,6 +33,7 @@ from mobile_sentiment_ops.types import (
     Beat,
     Champion,
     Decision,
+    DriftStatus,
     Incident,
     Job,
     JobState,
@@ -114,6 +115,9 @@ class Tables(Protocol):
     def compact(self, table: str) -> None:
         """Merge small files; rows and their order do not change."""
 
+    def drop(self, table: str) -> None:
+        """Remove a table that can be made again; harmless for an absent one."""
+
 
 class Bundles(Protocol):
     """Model files on the local disk, named by the hash of their manifest."""
@@ -140,6 +144,8 @@ class Published:
     note: str = ""
     sha256: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
+    drift: DriftStatus = DriftStatus.NO_REFERENCE
+    """What the last finished check found of this champion."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,6 +178,9 @@ class Monitoring(Section):
     window_days: tuple[int, ...] = Field(
         (1, 7, 28), min_length=1, description="lengths of the windows that a check compares, in days"
     )
+    check_minutes: float = Field(
+        60.0, ge=0, description="how often a server checks by itself; 0: never, `mso monitor run` does"
+    )
     min_reviews: int = Field(50, ge=20, description="fewest reviews that a window is judged by")
     false_alarms: float = Field(
         0.03, gt=0, lt=0.5, description="share of checks that may raise a false alarm, over all windows and slices"

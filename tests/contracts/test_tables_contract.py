@@ -83,6 +83,16 @@ def test_an_append_with_a_key_happens_once(tables: Tables) -> None:
     assert ids(tables) == ["r1", "r2", "r3"]
 
 
+def test_a_dropped_table_begins_anew(tables: Tables) -> None:
+    tables.drop("reviews")  # none yet
+    tables.append("reviews", reviews("a", "b"), key=("keeper", 7))
+    tables.append("rejects", reviews("c"))
+    tables.drop("reviews")
+    assert tables.version("reviews") == -1
+    assert tables.append("reviews", reviews("d"), key=("keeper", 7))
+    assert (ids(tables), ids(tables, "rejects")) == (["d"], ["c"])
+
+
 def test_a_new_column_is_added_and_a_missing_one_is_filled(tables: Tables) -> None:
     tables.append("reviews", reviews("r1"))
     tables.append("reviews", reviews("r2").append_column("rating", pa.array([5], pa.int8())))

@@ -94,6 +94,11 @@ class MemoryTables:
     def compact(self, table: str) -> None:
         """Nothing to merge: memory has no files."""
 
+    def drop(self, table: str) -> None:
+        with self._lock:
+            self._commits.pop(table, None)
+            self._numbers = {key: number for key, number in self._numbers.items() if key[0] != table}
+
 
 class MemoryRegistry:
     """A registry that can be made to go `away`, as a server does."""

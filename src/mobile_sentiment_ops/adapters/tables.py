@@ -15,7 +15,7 @@ import random
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 from urllib.parse import unquote
@@ -93,6 +93,13 @@ class DeltaTables:
                     self._table(table).vacuum(dry_run=False)
             except CommitFailedError as err:
                 log.info("compaction left to another process", table=table, error=_first_line(err))
+
+    def drop(self, table: str) -> None:
+        import fsspec
+
+        with self._speaking_of(table), suppress(FileNotFoundError):
+            files, path = fsspec.core.url_to_fs(self._at(table))
+            files.rm(path, recursive=True)
 
     def _append_once(self, table: str, rows: pa.Table, key: tuple[str, int] | None) -> bool:
         found = self._open(table)

@@ -27,11 +27,14 @@ from mobile_sentiment_ops.app.parts import Parts, unsupported
 from mobile_sentiment_ops.app.prediction import Batch
 from mobile_sentiment_ops.app.problems import Problem
 from mobile_sentiment_ops.data.predictions import Review
-from mobile_sentiment_ops.types import LABELS
+from mobile_sentiment_ops.types import LABELS, DriftStatus
 
 JSON = b"application/json"
-DRIFT_HEADERS = {"X-Drift-Detected": "false", "X-Drift-Status": "no-reference"}
-"""Until a reference window exists there is nothing to compare with."""
+DRIFT_HEADERS = {
+    status: {"X-Drift-Detected": str(status is DriftStatus.DRIFT).lower(), "X-Drift-Status": status.value}
+    for status in DriftStatus
+}
+"""By what the last finished check found; nothing is looked at while a request waits."""
 
 BODY_AT_ONCE = 2**16
 """A larger body is answered by a thread, so that it holds up nobody."""
@@ -90,12 +93,12 @@ def _lines(headers: Iterable[Header]) -> bytes:
     return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
-_SAME = [
-    (b"content-type", JSON),
-    NOSNIFF,
-    *((name.lower().encode(), told.encode()) for name, told in DRIFT_HEADERS.items()),
-]
-HEAD = b"HTTP/1.1 200 OK\r\ndate: %b\r\n" + _lines(_SAME) + b"x-request-id: %b\r\ncontent-length: %d\r\n%b\r\n"
+def _head(drift: Mapping[str, str]) -> bytes:
+    same = [(b"content-type", JSON), NOSNIFF, *((name.lower().encode(), told.encode()) for name, told in drift.items())]
+    return b"HTTP/1.1 200 OK\r\ndate: %b\r\n" + _lines(same) + b"x-request-id: %b\r\ncontent-length: %d\r\n%b\r\n"
+
+
+HEADS = {status: _head(headers) for status, headers in DRIFT_HEADERS.items()}
 """Of an answer: the date, the id of the request, the length of the content, and more headers."""
 
 
@@ -152,7 +155,9 @@ class Dispatcher:
         except Exception as err:
             response = problem_of(err, request_id).response(path, request_id)
         else:
-            response = Response(content, media_type="application/json", headers=DRIFT_HEADERS)
+            response = Response(
+                content, media_type="application/json", headers=DRIFT_HEADERS[self._parts.predictions.drift]
+            )
         response.raw_headers += self._common_headers(headers, request_id)
         await response(scope, receive, send)
         self._tell(path, response.status_code, began, request_id)
@@ -177,7 +182,7 @@ class Dispatcher:
             status, more = 200, b"connection: close\r\n" if close else b""
             if (origin := headers.get(b"origin")) is not None:
                 more += _lines(self._parts.guard.cors_headers(origin))
-            told = HEAD % (date, request_id.encode(), len(content), more) + content
+            told = HEADS[self._parts.predictions.drift] % (date, request_id.encode(), len(content), more) + content
         self._tell(path, status, began, request_id)
         return told
 

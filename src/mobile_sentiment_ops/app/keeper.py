@@ -18,12 +18,13 @@ import structlog
 
 from mobile_sentiment_ops.app.incidents import beat
 from mobile_sentiment_ops.app.model_files import compiled_form, open_bundle
+from mobile_sentiment_ops.app.monitoring import MonitoringHandler
 from mobile_sentiment_ops.app.prediction import REPEATED
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, predictions_table
-from mobile_sentiment_ops.errors import NotFound, StoreError
+from mobile_sentiment_ops.errors import MsoError, NotFound, StoreError
 from mobile_sentiment_ops.ports import Bundles, Clock, KeeperReport, Live, Published, Registry, Spool, State, Tables
 from mobile_sentiment_ops.settings import Api
-from mobile_sentiment_ops.types import Beat, Champion, JobState, Severity
+from mobile_sentiment_ops.types import Beat, Champion, DriftStatus, JobState, RetrainDecision, Severity
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +33,7 @@ log = structlog.get_logger()
 
 RETRY_BROKEN = timedelta(seconds=10)
 COMPACT_EVERY = 100
+DRIFT_EVERY = timedelta(seconds=10)
 SPOOL_ROOM = 0.8
 REPEATED_WITHIN = timedelta(hours=1)
 """So long after its first try a repeated request is known as one."""
@@ -51,6 +53,7 @@ class Keeper:
         tables: Tables,
         clock: Clock,
         api: Api,
+        monitoring: MonitoringHandler,
     ) -> None:
         self._state = state
         self._bundles = bundles
@@ -60,12 +63,14 @@ class Keeper:
         self._tables = tables
         self._clock = clock
         self._api = api
+        self._monitoring = monitoring
         self._following = threading.Lock()
         self._draining = threading.Lock()
         self._published: Published | None = None
         # the token of a champion that could not be served, and until when it is left alone
         self._broken: tuple[int, datetime] | None = None
         self._appends = 0
+        self._checked: tuple[datetime, RetrainDecision | None] | None = None
         self.drain_fault = ""
         """Why predictions wait in the spool; empty when they do not."""
 
@@ -76,6 +81,8 @@ class Keeper:
         tried again every ten seconds and leaves the one before in its place."""
         with self._following:
             found = self._to_publish()
+            if found.champion is not None:
+                found = replace(found, drift=self._drift(found.champion))
             if found != self._published:
                 self._live.publish(found)
                 if found.note:
@@ -102,6 +109,29 @@ class Keeper:
             stays = before if before.champion else self._stand_in(champion)
             still = f"; version {stays.champion.version} still answers" if stays.champion else ""
             return replace(stays, note=f"version {champion.version}, the champion, cannot be loaded: {err}{still}")
+
+    def _drift(self, champion: Champion) -> DriftStatus:
+        """What the last finished check found, of this champion; its file is looked at every ten seconds."""
+        now = self._clock.now()
+        if self._checked is None or now - self._checked[0] >= DRIFT_EVERY:
+            try:
+                self._checked = (now, self._monitoring.decision())
+            except StoreError as err:
+                log.warning("the last check cannot be read", error=str(err))
+                self._checked = (now, None)
+        decision = self._checked[1]
+        known = decision is not None and decision.model_version == champion.version
+        return decision.drift if decision is not None and known else DriftStatus.NO_REFERENCE
+
+    def check(self) -> RetrainDecision | None:
+        """Let monitoring look at the newest windows when it is time to, with sketches of all that is logged."""
+        if not self._monitoring.due():
+            return None
+        with self._draining:
+            self._monitoring.mend()
+        decision = self._monitoring.check()
+        self._checked = None
+        return decision
 
     def _servable(self, champion: Champion) -> Published:
         """The champion with its compiled form, which answers as the trained model does."""
@@ -165,6 +195,7 @@ class Keeper:
                     if self._tables.append(PREDICTIONS_TABLE, rows, key=segment.key):
                         moved += rows.num_rows
                         self._appends += 1
+                    self._observe(rows, segment.key)
                     self._spool.forget(segment)
                 if self._appends >= COMPACT_EVERY:
                     self._tables.compact(PREDICTIONS_TABLE)
@@ -179,6 +210,13 @@ class Keeper:
             beat(self._state, "reviews")
             log.info("drained", rows=moved)
         return moved
+
+    def _observe(self, rows: pa.Table, key: tuple[str, int]) -> None:
+        """Sketches of what was kept; what fails here is made good from the log by the next check."""
+        try:
+            self._monitoring.observe(rows, key)
+        except Exception as err:  # whatever it is, the predictions are safe and the drain goes on
+            log.warning("no sketches of a segment", segment=key, error=str(err), exc_info=not isinstance(err, MsoError))
 
     def _new(self, rows: pa.Table) -> pa.Table:
         """The rows without those that the table has from an earlier try of the same request."""

@@ -71,7 +71,6 @@ LARGE_CSV_AT_ONCE = 2
 UPLOAD_IN_MEMORY_BYTES = 2**20
 CHUNK_BYTES = 2**18
 KEPT_LOG_CHARS = 4_000
-REPORT_POLICY = "sandbox allow-scripts"  # a report may draw with scripts, and may not act as this site
 
 routes = APIRouter()
 
@@ -191,7 +190,11 @@ def _predict_csv(request: Request, upload: UploadFile) -> Response:
     predict = partial(answers_of, parts, batch)
     answered = parts.outbox.keep(file_name, lambda out: answer_csv(stream, name, predict, out))
     disposition = f'attachment; filename="{file_name}"'
-    headers = {"Content-Disposition": disposition, "X-Model-Version": batch.live.version, **DRIFT_HEADERS}
+    headers = {
+        "Content-Disposition": disposition,
+        "X-Model-Version": batch.live.version,
+        **DRIFT_HEADERS[parts.predictions.drift],
+    }
     return _CsvAnswer(answered, headers)
 
 
@@ -382,7 +385,7 @@ def report(request: Request, name: str) -> Response:
         raise Problem(404, f"there is no report {name!r}; GET /reports lists them")
     # whole, as the file's own answers to a faulty Range would be no problems
     request.scope["headers"] = [header for header in request.scope["headers"] if header[0] != b"range"]
-    return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY, "Accept-Ranges": "none"})
+    return FileResponse(path, headers={"Content-Security-Policy": pages.REPORT_POLICY, "Accept-Ranges": "none"})
 
 
 def _reports(request: Request) -> list[tuple[str, Path]]:

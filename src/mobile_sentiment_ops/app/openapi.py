@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from mobile_sentiment_ops.app.bodies import ReviewBody, TextBody
-from mobile_sentiment_ops.types import LABELS, JobState, Severity
+from mobile_sentiment_ops.types import LABELS, Action, DriftStatus, JobState, Severity
 
 Entry = dict[str, Any]
 
@@ -36,6 +36,8 @@ NAMED: dict[str, Entry] = {
     "text": TextBody.model_json_schema(),
     "label": {"type": "string", "enum": list(LABELS)},
     "job state": {"type": "string", "enum": list(JobState)},
+    "drift": {"type": "string", "enum": list(DriftStatus)},
+    "action": {"type": "string", "enum": list(Action)},
     "severity": {"type": "string", "enum": list(Severity)},
     "share": {"type": "number", "minimum": 0, "maximum": 1},
     "told": {"required": True, "schema": {"type": "string"}},

@@ -24,6 +24,8 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none';
 
 _PAGE = Template(tomllib.loads(files(__package__).joinpath("pages.toml").read_text("utf-8"))["page"])
 
+REPORT_POLICY = "sandbox allow-scripts"  # a report may draw with scripts, and may not act as this site
+
 
 def page(title: str, body: str) -> HTMLResponse:
     """A whole page; `body` is HTML whose texts are escaped already."""

@@ -22,7 +22,7 @@ from mobile_sentiment_ops.errors import MsoError, NoModel, StoreError
 from mobile_sentiment_ops.models.compiled import CompiledModel, suspects
 from mobile_sentiment_ops.ports import Clock, Live, Published, Spool
 from mobile_sentiment_ops.settings import Api
-from mobile_sentiment_ops.types import LABELS, Champion, Prediction
+from mobile_sentiment_ops.types import LABELS, Champion, DriftStatus, Prediction
 
 log = structlog.get_logger()
 
@@ -74,6 +74,8 @@ class PredictionHandler:
         self.swaps = 0
         self.shed = 0
         """How many predictions were answered and not kept, as `api.spool_full` allows."""
+        self.drift = DriftStatus.NO_REFERENCE
+        """What the last finished check of drift found."""
         self.reason = NOT_YET
         """Why there is no live model, or why it is not the champion; empty when all is well."""
 
@@ -113,7 +115,7 @@ class PredictionHandler:
             self._live = LiveModel(champion, model, published.sha256, published.card, self._clock.now())
             self.swaps += 1
             log.info("model loaded", version=champion.version, kind=champion.kind, token=champion.token)
-        self.reason = published.note
+        self.reason, self.drift = published.note, published.drift
 
     # --- predict
 

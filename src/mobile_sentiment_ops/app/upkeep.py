@@ -9,6 +9,7 @@ The keeper's are these, of which the marked ones are done once more at the end:
     jobs       close those whose process was killed
     watch      open an incident for what is silent for too long
     alerts-*   tell a channel of incidents
+    monitor    check for drift when it is time to
     report     tell how all of this is
 """
 
@@ -38,6 +39,7 @@ CHAMPION_SECONDS = ANSWERS_SECONDS = REPORT_SECONDS = 1.0
 DRAIN_SECONDS, DRAIN_DEPTH, DEPTH_SECONDS = 60.0, 50_000, 5.0
 MLFLOW_SECONDS, JOBS_SECONDS = 10.0, 5.0
 WATCH_SECONDS, FIGURES_SECONDS, ALERTS_SECONDS = 60.0, 5.0, 5.0
+MONITOR_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ def keeper_tasks(platform: Platform, *, train_if_missing: bool) -> list[Task]:
         Task("mlflow", ask_mlflow, MLFLOW_SECONDS),
         Task("jobs", lambda: close_lost_jobs(state, platform.launcher, platform.clock), JOBS_SECONDS),
         Task("watch", watch, FIGURES_SECONDS),
+        Task("monitor", keeper.check, MONITOR_SECONDS),
         *(Task(f"alerts-{to.name}", partial(incidents.tell, to), ALERTS_SECONDS) for to in incidents.channels),
         Task("report", report, REPORT_SECONDS),
     ]

@@ -7,7 +7,9 @@
     tune.py      tune
     score.py     score
     keys.py      keys add, list, revoke
+    monitor.py   monitor run, drift, explain, report
     alert.py     alert test, list
+    admission.py batches list, show, admit, refuse
     stack.py     up, down, status, serve, config
 
 What costs time to import is imported by the command that needs it, so that `mso --help` answers at once.
@@ -24,12 +26,12 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 import mobile_sentiment_ops
-from mobile_sentiment_ops.cli import alert, audit, data, keys, models, score, stack, tune
+from mobile_sentiment_ops.cli import admission, alert, audit, data, keys, models, monitor, score, stack, tune
 from mobile_sentiment_ops.cli.session import Session
 from mobile_sentiment_ops.errors import MsoError
 
 app = typer.Typer(name="mso", rich_markup_mode=None, pretty_exceptions_enable=False)
-for part in (stack, data, models, audit, tune, keys, score, alert):
+for part in (stack, data, models, audit, tune, keys, score, monitor, alert, admission):
     app.add_typer(part.commands)
 
 

@@ -1,1 +1,6 @@
 """Whether the model still is what it was: windows, drift, performance, explanations, the retrain decision."""
+
+DECISION_FILE = "monitoring/decision.json"
+"""In the bucket: what the last finished check decided."""
+REPORTS = "reports/"
+"""In the bucket: what was written for people."""

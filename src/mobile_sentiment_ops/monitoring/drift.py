@@ -23,7 +23,7 @@ from scipy import sparse, stats
 from mobile_sentiment_ops.errors import BundleError
 from mobile_sentiment_ops.monitoring.reference import MIN_ROWS, Reference
 from mobile_sentiment_ops.monitoring.rows import MOMENTS, TOKEN_BITS, UNIT, Rows
-from mobile_sentiment_ops.monitoring.sketch import CLASSES, TOKENS, Sketch, text_places
+from mobile_sentiment_ops.monitoring.sketch import CLASSES, Sketch, text_places
 from mobile_sentiment_ops.types import DriftStatus, Measurement
 
 Floats = npt.NDArray[np.float64]
@@ -191,7 +191,8 @@ class _Sums:
     classes: Floats
     moments: Floats
     squares: Floats
-    tokens: Floats
+    words: Floats
+    texts: Floats
     slices: Floats
 
 
@@ -224,7 +225,8 @@ def _sums(window: Window, parts: Sequence[Part]) -> _Sums:
         classes=np.array([[sums[name] for name in CLASSES]], float),
         moments=np.array([[sums[name] for name in MOMENTS]], float),
         squares=np.array([[sums[f"{name}_squared"] for name in MOMENTS[:4]]], float),
-        tokens=sketch.tokens[None].astype(float),
+        words=sketch.buckets[None].astype(float),
+        texts=sketch.texts[None].astype(float),
         slices=slices,
     )
 
@@ -235,6 +237,8 @@ class _Table:
 
     matrix: sparse.csr_matrix
     parts: list[Part]
+    filled: tuple[int, int]
+    """How many buckets of words and of texts occur at all: the others count nothing."""
 
     @classmethod
     def of(cls, rows: Rows) -> _Table:
@@ -249,10 +253,12 @@ class _Table:
         of_text = text_places(rows)[repeatable] + _TEXTS_FROM
         of_row = np.concatenate([np.repeat(np.arange(n), np.diff(rows.starts)), repeatable])
         places = np.concatenate([rows.tokens, of_text])
-        tokens = sparse.csr_matrix((np.ones(places.size), (of_row, places)), shape=(n, TOKENS))
+        filled, at = np.unique(places, return_inverse=True)
+        tokens = sparse.csr_matrix((np.ones(places.size), (of_row, at)), shape=(n, filled.size))
         member = _membership(rows.frame, parts)
         slices = [member, member.multiply(negative[:, None]), member.multiply(negative[:, None] ** 2)]
-        return cls(sparse.hstack([sparse.csr_matrix(dense), tokens, *slices], format="csr"), parts)
+        sizes = (int((filled < _TEXTS_FROM).sum()), int((filled >= _TEXTS_FROM).sum()))
+        return cls(sparse.hstack([sparse.csr_matrix(dense), tokens, *slices], format="csr"), parts, sizes)
 
     def sums(self, chosen: sparse.csr_matrix) -> Floats:
         """(w, columns) of windows (w, rows)."""
@@ -261,10 +267,11 @@ class _Table:
 
     def unpacked(self, found: Floats) -> _Sums:
         """The columns by their names."""
-        ends = np.cumsum([1, 1, 1, 1, 3, 6, 4, TOKENS])
-        n, told, negative, squared, classes, moments, squares, tokens, rest = np.split(found, ends, axis=1)
+        ends = np.cumsum([1, 1, 1, 1, 3, 6, 4, *self.filled])
+        n, told, negative, squared, classes, moments, squares, words, texts, rest = np.split(found, ends, axis=1)
         slices = rest.reshape(len(found), 3, len(self.parts))
-        return _Sums(n[:, 0], told[:, 0], negative[:, 0], squared[:, 0], classes, moments, squares, tokens, slices)
+        of_all = (n[:, 0], told[:, 0], negative[:, 0], squared[:, 0])
+        return _Sums(*of_all, classes, moments, squares, words, texts, slices)
 
 
 def _membership(frame: pl.DataFrame, parts: Sequence[Part]) -> sparse.csr_matrix:
@@ -284,22 +291,23 @@ def _statistics(window: _Sums, base: _Sums, parts: Sequence[Part]) -> tuple[Floa
     """(w, len(STATISTICS)) of windows against their bases (w or 1 of them), and the part that moved most (w,)."""
     told, base_told = np.maximum(window.told, 1), np.maximum(base.told, 1)
     slices, worst = _of_slices(window, base, parts)
-    words = _deviance(window.tokens, base.tokens, told[:, None], base_told[:, None])
-    of_word, of_text = words[:, :_TEXTS_FROM], words[:, _TEXTS_FROM:]
+    of_word = _deviance(window.words, base.words, told[:, None], base_told[:, None])
+    of_text = _deviance(window.texts, base.texts, told[:, None], base_told[:, None])
     flags = _deviance(window.moments[:, 4:], base.moments[:, 4:], told[:, None], base_told[:, None])
-    pairs, base_pairs = (
-        (tokens[:, _TEXTS_FROM:] * (tokens[:, _TEXTS_FROM:] - 1)).sum(axis=1) for tokens in (window.tokens, base.tokens)
-    )
+    pairs, base_pairs = ((texts * (texts - 1)).sum(axis=1) for texts in (window.texts, base.texts))
     expected = base_pairs * (told / base_told) ** 2
     labels = _deviance(window.classes, base.classes, window.n[:, None], base.n[:, None])
     shapes = _standardised(window.moments[:, :4], told[:, None], base.moments[:, :4], base.squares, base_told[:, None])
     negative = _standardised(window.negative, window.n, base.negative, base.negative_squared, base.n)
     columns = (
         *(np.maximum(negative, 0), np.maximum(-negative, 0), slices, np.abs(labels).max(axis=1)),
-        *(np.abs(of_word).max(axis=1), np.sqrt((of_word**2).mean(axis=1)) * 64),
+        *(
+            np.abs(of_word).max(axis=1, initial=0),
+            np.sqrt(np.where((window.words > 0) | (base.words > 0), of_word**2, 0).sum(axis=1)),
+        ),
         *np.abs(shapes).T,
         *np.maximum(flags, 0).T,
-        *(np.maximum(of_text, 0).max(axis=1), np.maximum(_signed_deviance(pairs, expected + 0.5), 0)),
+        *(of_text.max(axis=1, initial=0), np.maximum(_signed_deviance(pairs, expected + 0.5), 0)),
         *_newcomers(window, base, parts).T,
     )
     return np.stack(np.broadcast_arrays(*columns), axis=1), worst
@@ -381,7 +389,8 @@ def _limits_at(table: _Table, size: int, draws: int, rng: np.random.Generator) -
     limits = np.maximum(tails, stats.norm.isf(shares) - centres)
     worst = (above / limits).max(axis=1)
     edge = np.quantile(worst, 1 - TAIL)
-    return centres, limits, np.array([edge, (worst[worst > edge] - edge).mean()])
+    beyond = worst[worst > edge] - edge
+    return centres, limits, np.array([edge, beyond.mean() if beyond.size else 0.0])
 
 
 def _tail(above: Floats, shares: Floats) -> Floats:

@@ -71,7 +71,8 @@ def stream_limits(reference: Reference, *, seed: int = 0, streams: int = STREAMS
         highest[at] = (sums - np.minimum(np.minimum.accumulate(sums, axis=0), 0)).max(axis=0)
     share = min(ALARMS_PER_10K * size / 10_000 / len(SIGNALS), 0.5)
     edge = np.quantile(highest, 0.8, axis=0)  # beyond it, excesses are about exponential
-    excess = np.array([(column[column > least] - least).mean() for column, least in zip(highest.T, edge, strict=True)])
+    above = np.maximum(highest - edge, 0)
+    excess = above.sum(axis=0) / np.maximum((above > 0).sum(axis=0), 1)
     limits = edge + excess * np.log(0.2 / share)
     return replace(found, limits=tuple(int(limit) for limit in np.ceil(limits)))
 
