@@ -94,7 +94,7 @@ def test_everything_that_was_decided_is_on_record(trained: MemoryPorts) -> None:
     assert actions[0] == "ingest"
     assert [action for action in actions if action == "train"] == ["train"] * 2
     assert actions[-1] == "rollback"
-    assert {entry.decision.actor for entry in entries} == {"ann", "bob", "gate", "training"}
+    assert {entry.decision.actor for entry in entries} == {"ann", "bob", "gate", "training", "admission"}
     assert timeline(entries, action="rollback") == entries[-1:]
     assert {entry.decision.subject for entry in timeline(entries, version="2")} == {"2"}
     assert timeline(entries, since=JANUARY.replace(year=2026)) == []
@@ -178,7 +178,8 @@ def test_a_rebuild_names_what_is_not_as_it_was(trained: MemoryPorts) -> None:
 
 
 def test_a_rebuild_that_differs_says_by_how_much(trained: MemoryPorts, tiny_model: SentimentModel) -> None:
-    files = trained.bundles.get(trained.state.ledger()[1].decision.figures["bundle"])  # type: ignore[arg-type]
+    first = timeline(trained.state.ledger(), action="train")[0]
+    files = trained.bundles.get(first.decision.figures["bundle"])  # type: ignore[arg-type]
     ports = copy_of(trained)
     card = {"kind": "lr", "trained_at": "2025-01-01", "dataset": {}, "seed": 0}
     packed, bundle_hash = pack_bundle(tiny_model, card=card, manifest=files["dataset.parquet"])

@@ -291,7 +291,7 @@ def judge_batch(
             reason = "there is no champion, or no reviews that it did not learn from, to compare its reading with"
             measured.append(Measurement(name, None, None, fired=False, reason=reason))
             continue
-        most = _most(history.records.get(name, np.empty(0)), compared[name], false_alarms)
+        most = _most(name, history.records.get(name, np.empty(0)), compared[name], false_alarms)
         measured.append(_measured(name, compared[name], most, history, words))
     pull = compared["association"].distances
     if "contradiction" in compared:
@@ -325,13 +325,16 @@ def suspect_apps(batch: pl.DataFrame, measured: Sequence[Measurement]) -> tuple[
     return tuple(sorted(found))
 
 
-def _most(records: Floats, counts: Counts, false_alarms: float) -> float:
+def _most(name: str, records: Floats, counts: Counts, false_alarms: float) -> float:
     """The distance that clean batches exceed in this alarm's part of the false alarms."""
     each = false_alarms / (len(_SENTENCES) + 1)
     chance = float(stats.norm.isf(each / max(int(counts.told.sum()), 1)))
     if records.size < MIN_RECORDS:
         return chance
-    scale = max(float(records.std(ddof=1)) * 6**0.5 / np.pi, 0.1)
+    spread = max(float(records.std(ddof=1)), 0.1)
+    if name == "disagreement":  # it moves with all that moves, and few pieces tell how much: the upper 90% limit
+        spread *= ((records.size - 1) / stats.chi2.ppf(0.1, records.size - 1)) ** 0.5
+    scale = spread * 6**0.5 / np.pi
     return max(chance, float(stats.gumbel_r.isf(each, records.mean() - np.euler_gamma * scale, scale)))
 
 
@@ -371,20 +374,24 @@ def _part(name: str, at: int, history: History, words: Mapping[int, str]) -> dic
 
 
 def _source_quota(batch: pl.DataFrame, accepted: pl.DataFrame, most: float) -> Measurement:
-    """How much more of the batch than of the accepted reviews is from one source."""
-    by = [name for name in ("app", "store", "country") if name in batch.columns]
-    batch_shares, usual = (
-        rows.group_by(pl.col(by).fill_null("")).agg((pl.len() / rows.height).alias("share"))
-        for rows in (batch, accepted)
-    )
-    beside = batch_shares.join(usual, on=by, how="left", suffix="_usual").fill_null(0.0)
-    worst = beside.with_columns(more=pl.col("share") - pl.col("share_usual")).sort("more", *by).row(-1, named=True)
-    part: dict[str, str] = {name: worst[name] for name in by if worst[name]}
+    """How much more of the batch than of the accepted reviews is from one source: an app, or one in a store and
+    country."""
+    found = []
+    for by in (["app"], [name for name in ("app", "store", "country") if name in batch.columns]):
+        shares, usual = (
+            rows.group_by(pl.col(by).fill_null("")).agg((pl.len() / rows.height).alias("share"))
+            for rows in (batch, accepted)
+        )
+        beside = shares.join(usual, on=by, how="left", suffix="_usual").fill_null(0.0)
+        ordered = beside.with_columns(more=pl.col("share") - pl.col("share_usual")).sort("more", *by)
+        worst = ordered.row(-1, named=True)
+        found.append((worst["more"], worst, {str(name): str(worst[name]) for name in by if worst[name]}))
+    more, worst, part = max(found, key=lambda each: each[0])
     reason = (
         f"'{' '.join(part.values())}': {worst['share']:.1%} of the batch, where it had {worst['share_usual']:.1%}; one "
         f"source may add {most:.0%} (monitoring.max_source_share)"
     )
-    return Measurement("source quota", worst["more"], most, worst["more"] > most, reason, n=batch.height, part=part)
+    return Measurement("source quota", more, most, more > most, reason, n=batch.height, part=part)
 
 
 def _insertion(batch: pl.DataFrame, history: History, words: list[str], most: float, seed: int) -> Measurement:
