@@ -20,9 +20,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from mobile_sentiment_ops.models.kernel import Grams, counted
-from mobile_sentiment_ops.monitoring.drift import Window, check_drift, draw_limits
+from mobile_sentiment_ops.monitoring.drift import check_drift, draw_limits
 from mobile_sentiment_ops.monitoring.reference import make_reference
 from mobile_sentiment_ops.monitoring.rows import rows_of
+from mobile_sentiment_ops.monitoring.sketch import Window
 from mobile_sentiment_ops.settings import Monitoring
 from mobile_sentiment_ops.types import LABELS
 

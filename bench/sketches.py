@@ -17,10 +17,10 @@ from scipy.stats import chi2
 from bench.detectors import Evidently, Ours
 from bench.results import Row, goal_row
 from bench.shifts import DAY, SHARED_DATA, World, make_pool
-from mobile_sentiment_ops.monitoring.drift import Window, check_drift
+from mobile_sentiment_ops.monitoring.drift import check_drift
 from mobile_sentiment_ops.monitoring.reference import make_reference
 from mobile_sentiment_ops.monitoring.rows import Vocabulary, rows_of
-from mobile_sentiment_ops.monitoring.sketch import SKETCH_SCHEMA, sketched
+from mobile_sentiment_ops.monitoring.sketch import SKETCH_SCHEMA, Window, sketched
 from mobile_sentiment_ops.monitoring.stream import Stream, follow, stream_limits
 
 AREA = "monitoring"

@@ -30,20 +30,20 @@ from mobile_sentiment_ops.errors import BundleError, MsoError, NoModel, NotFound
 from mobile_sentiment_ops.models.compiled import CompiledModel, compile_model
 from mobile_sentiment_ops.monitoring import DECISION_FILE, REPORTS
 from mobile_sentiment_ops.monitoring.decision import Findings, decide
-from mobile_sentiment_ops.monitoring.drift import Limits, Window, check_drift, draw_limits
+from mobile_sentiment_ops.monitoring.drift import Limits, check_drift, draw_limits
+from mobile_sentiment_ops.monitoring.em import cell_probabilities, negative_shares
 from mobile_sentiment_ops.monitoring.explanation import Explanation, explain
-from mobile_sentiment_ops.monitoring.page import report_page
-from mobile_sentiment_ops.monitoring.performance import (
+from mobile_sentiment_ops.monitoring.labels import (
     Performance,
     confidence_of,
     estimated_accuracy,
     live_performance,
     numbered,
 )
+from mobile_sentiment_ops.monitoring.page import report_page
 from mobile_sentiment_ops.monitoring.reference import MIN_ROWS, Reference, read_reference
 from mobile_sentiment_ops.monitoring.rows import DIMENSIONS, MOMENTS, Vocabulary, rows_of
-from mobile_sentiment_ops.monitoring.shares import cell_probabilities, negative_shares
-from mobile_sentiment_ops.monitoring.sketch import SKETCH_SCHEMA, SKETCHES_TABLE, Sketch, sketched
+from mobile_sentiment_ops.monitoring.sketch import SKETCH_SCHEMA, SKETCHES_TABLE, Sketch, Window, sketched
 from mobile_sentiment_ops.monitoring.stream import Stream, StreamLimits, follow, stream_limits
 from mobile_sentiment_ops.ports import Bundles, Clock, Files, Registry, State, Tables
 from mobile_sentiment_ops.settings import Monitoring

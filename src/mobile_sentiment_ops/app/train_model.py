@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -34,6 +35,7 @@ from mobile_sentiment_ops.app.model_files import compiled_form, open_bundle
 from mobile_sentiment_ops.data.dataset import Dataset, further_rows
 from mobile_sentiment_ops.data.manifest import read_manifest
 from mobile_sentiment_ops.data.predictions import PROBABILITIES, masked_texts
+from mobile_sentiment_ops.data.reviews import labelled
 from mobile_sentiment_ops.errors import BundleError, Busy, ModelError, NoModel, NotFound, StaleToken, StoreError
 from mobile_sentiment_ops.models.kinds import kind_named
 from mobile_sentiment_ops.models.model import SentimentModel
@@ -59,6 +61,7 @@ Progress = Callable[[str, float], None]
 """Called with a step in words and the share done, 0..1."""
 
 LEASE = "training"
+REFERENCE_ROWS = 20_000
 
 
 def silent(_step: str, _share: float) -> None:
@@ -319,7 +322,7 @@ class MLOpsHandler:
             parent=candidate.parent,
         )
         cards = {README: model_card(card).encode(), DATA: data_card(card).encode()}
-        extra = cards | _reference(candidate, dataset).files()
+        extra = cards | _reference(candidate, dataset, self._test_stream(dataset)).files()
         files, bundle_hash = pack_bundle(candidate.model, card=card, manifest=dataset.manifest, extra=extra)
         self.bundles.put(files, bundle_hash)
         labels = dataset.test["label"].to_numpy()
@@ -338,6 +341,18 @@ class MLOpsHandler:
             bundle_hash=bundle_hash,
         )
         return self.registry.record(run)
+
+    def _test_stream(self, dataset: Dataset) -> pl.DataFrame:
+        """All labelled reviews of the time that the test rows are of, repeated texts too: the dataset has each text
+        once, and a window of reviews as they come would differ from that by "good" alone. At most REFERENCE_ROWS,
+        spread evenly; the test rows themselves where times are not known."""
+        test = dataset.test
+        since, until = test["submitted_at"].min(), test["submitted_at"].max()
+        if since is None or test["submitted_at"].null_count():
+            return test
+        rows = labelled(self.data.reviews(since=cast(datetime, since), batches=self.state.batches(EVERY)))
+        rows = rows.filter(pl.col("submitted_at") <= until).sort("submitted_at", "review_id")
+        return rows.gather_every(-(-rows.height // REFERENCE_ROWS))
 
     def _test_from(self) -> datetime | None:
         """Where the champion's own test rows begin: newer test rows were seen by neither model."""
@@ -488,16 +503,19 @@ def _training_decision(candidate: Candidate, version: ModelVersion, dataset: Dat
     return Decision("train", version.version, "training", reason, figures)
 
 
-def _reference(candidate: Candidate, dataset: Dataset) -> Reference:
-    """What monitoring compares with: the test rows as the candidate judged them, with texts as the log keeps them."""
-    test = dataset.test
-    scored = test.select(
+def _reference(candidate: Candidate, dataset: Dataset, stream: pl.DataFrame) -> Reference:
+    """What monitoring compares with: the stream of the test period as the candidate judges it, with texts as the log
+    keeps them."""
+    texts = stream["review_text"].to_list()
+    probabilities = candidate.model.probabilities(texts, stream["rating"].to_list())
+    decided = candidate.model.decide(probabilities)
+    scored = stream.select(
         *DIMENSIONS,
         pl.col("submitted_at").alias("event_time"),
         pl.col("label").alias("truth"),
-        text=masked_texts(test["review_text"].to_list()),
-        label=pl.Series([LABELS[decided].value for decided in candidate.decisions], dtype=pl.Utf8()),
-        **{name: pl.Series(candidate.probabilities[:, at]) for at, name in enumerate(PROBABILITIES)},
+        text=masked_texts(texts),
+        label=pl.Series([LABELS[at].value for at in decided], dtype=pl.Utf8()),
+        **{name: pl.Series(probabilities[:, at]) for at, name in enumerate(PROBABILITIES)},
     )
     learned = [*dataset.train["review_text"], *dataset.validation["review_text"]]
     return make_reference(masked_texts(learned).to_list(), scored)

@@ -1,6 +1,5 @@
 """Whether a window of reviews differs from the champion's reference, beyond what chance makes of such a window.
 
-    Window        the reviews of a window as sums: their sketch, and the negative share of each slice
     Limits        what each statistic reaches by chance in windows of several sizes, drawn from the reference
     check_drift   one window against the reference: a value, a limit and a sentence for each statistic
 
@@ -23,7 +22,7 @@ from scipy import sparse, stats
 from mobile_sentiment_ops.errors import BundleError
 from mobile_sentiment_ops.monitoring.reference import MIN_ROWS, Reference
 from mobile_sentiment_ops.monitoring.rows import MOMENTS, TOKEN_BITS, UNIT, Rows
-from mobile_sentiment_ops.monitoring.sketch import CLASSES, Sketch, text_places
+from mobile_sentiment_ops.monitoring.sketch import CLASSES, Sketch, Window, slices_of, text_places
 from mobile_sentiment_ops.types import DriftStatus, Measurement
 
 Floats = npt.NDArray[np.float64]
@@ -63,39 +62,6 @@ MAX_RUN = 6
 day, and cost power (20 instead of 6: .65 instead of .80 for negatives of 25 to 35% at 500 reviews)."""
 LIMITS_FORMAT = 1
 _TEXTS_FROM = 1 << TOKEN_BITS
-
-
-@dataclass(frozen=True)
-class Window:
-    """One window: the sum of its sketches, and (app, version, language, n, p_negative, p_negative_squared) of each
-    combination that occurs in it."""
-
-    sketch: Sketch
-    slices: pl.DataFrame
-
-    @classmethod
-    def of(cls, sketches: pl.DataFrame) -> Window:
-        """From partial sketches, rows of SKETCH_SCHEMA."""
-        sums = [pl.col("n", "p_negative", "p_negative_squared").sum()]
-        return cls(Sketch.of(sketches), sketches.group_by(*_BY, maintain_order=True).agg(*sums))
-
-    @classmethod
-    def of_rows(cls, rows: Rows) -> Window:
-        """From the reviews themselves."""
-        return cls(Sketch.of_rows(rows), _slices_of(rows))
-
-
-_BY = ("app", "version", "language")
-
-
-def _slices_of(rows: Rows) -> pl.DataFrame:
-    negative = rows.scores[:, 0]
-    frame = rows.frame.select(_BY).with_columns(
-        n=pl.lit(1, pl.Int64()),
-        p_negative=pl.Series(negative),
-        p_negative_squared=pl.Series(negative * negative // UNIT),
-    )
-    return frame.group_by(*_BY, maintain_order=True).agg(pl.col("n", "p_negative", "p_negative_squared").sum())
 
 
 @dataclass(frozen=True)
@@ -161,7 +127,7 @@ def check_drift(
     if n < min_reviews:
         why = f"{n} reviews, expected at least {min_reviews} (monitoring.min_reviews)"
         return DriftStatus.TOO_FEW, (Measurement("drift", None, None, False, why, n),)
-    base = Window(reference.sketch, _slices_of(reference.rows))
+    base = reference.window
     parts = _parts(base.slices, window.slices)
     values, worst = _statistics(_sums(window, parts), _sums(base, parts), parts)
     _, bounds = limits.at(n, false_alarms)
@@ -242,7 +208,7 @@ class _Table:
 
     @classmethod
     def of(cls, rows: Rows) -> _Table:
-        parts = _parts(_slices_of(rows), _slices_of(rows))
+        parts = _parts(slices_of(rows), slices_of(rows))
         n = len(rows)
         negative = rows.scores[:, 0] / UNIT
         told = rows.frame["text"].is_not_null().to_numpy()

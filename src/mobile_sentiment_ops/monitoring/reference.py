@@ -19,7 +19,7 @@ import polars as pl
 from mobile_sentiment_ops.errors import BundleError
 from mobile_sentiment_ops.models.arrays import read_array, write_array
 from mobile_sentiment_ops.monitoring.rows import DIMENSIONS, MOMENTS, Ints, Rows, Vocabulary, rows_of
-from mobile_sentiment_ops.monitoring.sketch import Sketch, list_column
+from mobile_sentiment_ops.monitoring.sketch import Sketch, Window, list_column
 
 REFERENCE_FILE, VOCABULARY_FILE = "reference.parquet", "vocabulary.npy"
 REFERENCE_FORMAT = 1
@@ -36,9 +36,14 @@ class Reference:
     truth: npt.NDArray[np.int8]
 
     @cached_property
-    def sketch(self) -> Sketch:
+    def window(self) -> Window:
         """All rows as one window."""
-        return Sketch.of_rows(self.rows)
+        return Window.of_rows(self.rows)
+
+    @property
+    def sketch(self) -> Sketch:
+        """Their sums."""
+        return self.window.sketch
 
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:

@@ -1,7 +1,8 @@
 """Sketches: what is kept of the reviews of one app, version, language and hour, at most 64 KB of integers.
 
     sketched     Rows as partial sketches, one a group: rows of the table `sketches`
-    Sketch       their sum over any groups: one window
+    Sketch       their sum over any groups
+    Window       the same with the negative share of each slice
 
 Partial sketches of the same group are added when they are read, so a table of them is only ever appended to, and sums
 over any division of the same reviews are equal bit by bit.
@@ -9,6 +10,7 @@ over any division of the same reviews are equal bit by bit.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +38,7 @@ SKETCH_FORMAT = 1
 CLASSES = ("negative", "neutral", "positive")
 CONFIDENCE_BINS, CELLS = 20, 10
 SAMPLE = 32
-"""Reviews of a group whose words are kept: those with the smallest draws, so that samples can be merged."""
+"""Reviews of a group of which the beginning is kept: those with the smallest draws, so that samples can be merged."""
 SAMPLE_CHARS = 160
 
 KEYS = ("model_version", *DIMENSIONS, "hour")
@@ -55,7 +57,7 @@ SKETCH_SCHEMA = pl.Schema(
         **dict.fromkeys(("score_at", "token_at"), pl.List(pl.Int16())),
         **dict.fromkeys(("score_count", "token_count"), pl.List(pl.Int32())),
         "sample_draw": pl.List(pl.Int64()),
-        "sample_words": pl.List(pl.Utf8()),
+        "sample_text": pl.List(pl.Utf8()),
         "format": pl.Int16(),
     }
 )
@@ -70,7 +72,7 @@ TOKENS = _TEXTS_FROM + (1 << TEXT_BITS)
 
 @dataclass(frozen=True)
 class Sketch:
-    """One window. `sums` is by the names of SUMS; `sample` holds (draw, words) of its SAMPLE smallest draws."""
+    """One window. `sums` is by the names of SUMS; `sample` holds (draw, text) of its SAMPLE smallest draws."""
 
     sums: dict[str, int]
     scores: Ints
@@ -124,8 +126,8 @@ class Sketch:
         buckets = _counted(sketches, "token", TOKENS)
         sample: tuple[tuple[int, str], ...] = ()
         if "sample_draw" in sketches.columns:
-            drawn = sketches.select("sample_draw", "sample_words").explode("sample_draw", "sample_words").drop_nulls()
-            sample = tuple(drawn.unique().sort("sample_draw", "sample_words").head(SAMPLE).rows())
+            drawn = sketches.select("sample_draw", "sample_text").explode("sample_draw", "sample_text").drop_nulls()
+            sample = tuple(drawn.unique().sort("sample_draw", "sample_text").head(SAMPLE).rows())
         return cls(sums, scores, buckets, sample)
 
     @classmethod
@@ -147,6 +149,37 @@ class Sketch:
         sums = {name: self.sums[name] + other.sums[name] for name in SUMS}
         sample = tuple(sorted({*self.sample, *other.sample})[:SAMPLE])
         return Sketch(sums, self.scores + other.scores, self.tokens + other.tokens, sample)
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window: the sum of its sketches, and (app, version, language, n, p_negative, p_negative_squared) of each
+    combination that occurs in it."""
+
+    sketch: Sketch
+    slices: pl.DataFrame
+
+    @classmethod
+    def of(cls, sketches: pl.DataFrame) -> Window:
+        """From partial sketches, rows of SKETCH_SCHEMA."""
+        sums = [pl.col("n", "p_negative", "p_negative_squared").sum()]
+        return cls(Sketch.of(sketches), sketches.group_by(*DIMENSIONS, maintain_order=True).agg(*sums))
+
+    @classmethod
+    def of_rows(cls, rows: Rows) -> Window:
+        """From the reviews themselves."""
+        return cls(Sketch.of_rows(rows), slices_of(rows))
+
+
+def slices_of(rows: Rows) -> pl.DataFrame:
+    """Reviews and sums of p_negative, in units of UNIT, by app, version and language."""
+    negative = rows.scores[:, 0]
+    frame = rows.frame.select(DIMENSIONS).with_columns(
+        n=pl.lit(1, pl.Int64()),
+        p_negative=pl.Series(negative),
+        p_negative_squared=pl.Series(negative * negative // UNIT),
+    )
+    return frame.group_by(*DIMENSIONS, maintain_order=True).agg(pl.col("n", "p_negative", "p_negative_squared").sum())
 
 
 def sketched(rows: Rows) -> pl.DataFrame:
@@ -179,7 +212,7 @@ def sketched(rows: Rows) -> pl.DataFrame:
         *(pl.Series(name, figures[:, at]) for at, name in enumerate(SUMS)),
         *_sparse("score", scores, SCORES, groups.height),
         *_sparse("token", words, TOKENS, groups.height),
-        *_samples(rows, order, sizes),
+        *_samples(rows, group, groups.height),
         format=pl.lit(SKETCH_FORMAT, pl.Int16()),
     )
     return made.select(SKETCH_SCHEMA.names()).cast(SKETCH_SCHEMA)
@@ -235,25 +268,18 @@ def list_column(values: npt.NDArray[Any], ends: npt.NDArray[Any], dtype: type[np
     return pl.Series(pl.from_arrow(made))
 
 
-def _samples(rows: Rows, order: npt.NDArray[np.intp], sizes: npt.NDArray[Any]) -> tuple[pl.Series, pl.Series]:
-    """For each group, the smallest draws of reviews whose text is kept, and their words."""
-    drawn, texts = (rows.draws >> np.uint64(1)).astype(np.int64), rows.frame["text"]
-    known = texts.is_not_null().to_numpy()
-    chosen: list[Any] = []
-    first = 0
-    for size in sizes.tolist():
-        members = order[first : first + size]
-        first += size
-        members = members[known[members]]
-        if members.size > SAMPLE:
-            members = members[np.argpartition(drawn[members], SAMPLE)[:SAMPLE]]
-        chosen.append(members[np.argsort(drawn[members], kind="stable")])
-    every = np.concatenate(chosen) if chosen else np.empty(0, np.intp)
-    ends = np.concatenate([[0], np.cumsum([len(members) for members in chosen])])
-    words = [" ".join(tokens(text))[:SAMPLE_CHARS] for text in texts.gather(every)]
-    lists = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(words, pa.large_string()))
-    return list_column(drawn[every], ends, np.int64).alias("sample_draw"), pl.Series(
-        "sample_words", pl.from_arrow(lists)
+def _samples(rows: Rows, group: Ints, groups: int) -> tuple[pl.Series, pl.Series]:
+    """For each group, the smallest draws of reviews whose text is kept, and the beginnings of these texts."""
+    known = np.flatnonzero(rows.frame["text"].is_not_null().to_numpy())
+    drawn = (rows.draws >> np.uint64(1)).astype(np.int64)
+    order = known[np.lexsort((drawn[known], group[known]))]
+    firsts = np.searchsorted(group[order], np.arange(groups + 1))
+    order = order[np.arange(order.size) - firsts[group[order]] < SAMPLE]
+    ends = np.searchsorted(group[order], np.arange(groups + 1))
+    texts = rows.frame["text"].gather(order).str.slice(0, SAMPLE_CHARS).str.to_lowercase()
+    lists = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), texts.to_arrow().cast(pa.large_string()))
+    return list_column(drawn[order], ends, np.int64).alias("sample_draw"), pl.Series(
+        "sample_text", pl.from_arrow(lists)
     )
 
 
@@ -272,9 +298,9 @@ def words_of(sketches: pl.DataFrame, buckets: Sequence[int]) -> dict[int, str]:
     >>> list(words_of(sketched(rows), rows.tokens.tolist()).values())
     ['crashes']
     """
-    sampled = sketches["sample_words"].explode().drop_nulls().str.split(" ").explode().drop_nulls()
-    counts = sampled.rename("word").value_counts(sort=True).sort("count", "word", descending=[True, False])
-    words = counts["word"].to_list()
+    sampled = sketches["sample_text"].explode().drop_nulls()
+    counts = Counter(word for text in sampled for word in tokens(text))
+    words = sorted(counts, key=lambda word: (-counts[word], word))
     found: dict[int, str] = {}
     wanted = set(buckets)
     for word, bucket in zip(words, counted(words, Grams(words=1, bits=TOKEN_BITS)).buckets.tolist(), strict=True):
