@@ -179,9 +179,9 @@ def alarm() -> FiredOf:
     return lambda part: Measurement("word burst", 0.5, 0.1, fired=True, reason="", part=part)
 
 
-def test_apps_are_named_when_all_alarms_are_about_apps(alarm: FiredOf) -> None:
+def test_the_apps_behind_alarms_are_named(alarm: FiredOf) -> None:
     rows = pl.DataFrame({"app": ["lamp", "lamp", "bell", None], "review_text": ["a scam", "scam!", "nice", "fine"]})
     assert suspect_apps(rows, [alarm({"word": "scam"}), alarm({"app": "bell"})]) == ("bell", "lamp")
-    assert suspect_apps(rows, [alarm({"word": "scam"}), alarm({})]) == ()
+    assert suspect_apps(rows, [alarm({"word": "scam"}), alarm({})]) == ("lamp",)
     spread = rows.with_columns(review_text=pl.lit("scam"))
     assert suspect_apps(spread, [alarm({"word": "scam"})]) == ()

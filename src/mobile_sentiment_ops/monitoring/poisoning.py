@@ -66,6 +66,7 @@ MOST_TRIED, MOST_NAMED, PROBE_ROWS, PROBE_TEXTS = 8, 3, 40_000, 400
 
 _WORDS = Grams(words=1, bits=16)
 _COLUMNS = 1 << _WORDS.bits
+_NEW_APPS = "new apps"
 _Sums = dict[str, Any]
 
 
@@ -305,8 +306,8 @@ def judge_batch(
 
 
 def suspect_apps(batch: pl.DataFrame, measured: Sequence[Measurement]) -> tuple[str, ...]:
-    """The apps that the alarms which fired are about: of a word, the app that has four fifths of its reviews. Empty
-    when one of them is not about an app: then it is about all of the batch.
+    """The apps that alarms which fired are about: of a word, the app that has four fifths of its reviews. Whether all
+    is well without them, judging the others tells.
 
     >>> batch = pl.DataFrame({"app": ["lamp", "lamp", "bell"], "review_text": ["Lamp is a scam", "lamp: scam", "Nice"]})
     >>> suspect_apps(batch, [Measurement("word burst", 0.6, 0.1, fired=True, reason="...", part={"word": "scam"})])
@@ -314,15 +315,13 @@ def suspect_apps(batch: pl.DataFrame, measured: Sequence[Measurement]) -> tuple[
     """
     found = set()
     for part in (one.part for one in measured if one.fired):
-        apps = pl.Series([part["app"]] if "app" in part else [], dtype=pl.Utf8())
         if "word" in part:
-            has = [part["word"] in tokens(text) for text in batch["review_text"]]
-            apps = batch.filter(pl.Series(has, dtype=pl.Boolean()))["app"]
-        counts = apps.drop_nulls().value_counts(sort=True)
-        if not counts.height or counts["count"][0] < 0.8 * apps.len():
-            return ()
-        found.add(counts["app" if "app" in counts.columns else ""][0])
-    return tuple(sorted(found))
+            has = pl.Series([part["word"] in tokens(text) for text in batch["review_text"]], dtype=pl.Boolean())
+            counts = batch.filter(has)["app"].fill_null("").value_counts(sort=True)
+            found |= set(counts.filter(pl.col("count") >= 0.8 * pl.col("count").sum())["app"])
+        elif "app" in part:
+            found.add(part["app"])
+    return tuple(sorted(found - {"", _NEW_APPS}))
 
 
 def _most(name: str, records: Floats, counts: Counts, false_alarms: float) -> float:
@@ -370,7 +369,7 @@ def _part(name: str, at: int, history: History, words: Mapping[int, str]) -> dic
         return {"word": words[at]}
     if name == "association" or (name == "contradiction" and at > len(apps)):
         return {"word": words[int(columns[at - (len(apps) + 1 if name == "contradiction" else 0)])]}
-    return {} if name == "copies" or at > len(apps) else {"app": [*apps, "new apps"][at]}
+    return {} if name == "copies" or at > len(apps) else {"app": [*apps, _NEW_APPS][at]}
 
 
 def _source_quota(batch: pl.DataFrame, accepted: pl.DataFrame, most: float) -> Measurement:
