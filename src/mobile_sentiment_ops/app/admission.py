@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 MIN_ACCEPTED, MIN_BATCH = 200, 5
 """Labelled reviews below which there is nothing to compare with, and nothing to compare."""
+MOST_ACCEPTED = 200_000
 EVERY = 1_000_000
 
 Measured = tuple[Measurement, ...]
@@ -50,7 +51,8 @@ def admit_reviews(
         came = came.filter(pl.col("received_at") > after)
     if came.height:
         accepted = labelled(data.reviews(batches=batches)) if batches else came.clear()
-        batch = _judged(came, accepted.sort("submitted_at", "review_id", nulls_last=False), champion, settings, seed)
+        accepted = accepted.sort("submitted_at", "review_id", nulls_last=False).tail(MOST_ACCEPTED)
+        batch = _judged(came, accepted, champion, settings, seed)
         batch = replace(batch, batch_id=_id(after, batch.until), after=after, decided_at=clock.now())
         action = "admit" if batch.admission is Admission.ADMITTED else "hold"
         fired = {one.name: {"value": one.value, "limit": one.limit, **one.part} for one in batch.measured if one.fired}

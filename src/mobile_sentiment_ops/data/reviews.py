@@ -64,7 +64,15 @@ def current_reviews(frame: pl.DataFrame) -> pl.DataFrame:
 
 def admitted(frame: pl.DataFrame, batches: Sequence[TrainingBatch]) -> pl.DataFrame:
     """Stored rows, superseded ones too, that may train: not those of held and refused batches, nor what came after
-    all of them, which nobody has judged yet. Without any batch, all rows."""
+    all of them, which nobody has judged yet. Without any batch, all rows.
+
+    >>> from datetime import UTC, datetime
+    >>> first, second, third = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 3))
+    >>> held = TrainingBatch("7f01", first, second, Admission.HELD, ("lamp",), 1, (), third, "admission")
+    >>> came = {"received_at": [first, second, second, third], "app": ["lamp", "lamp", "bell", "bell"]}
+    >>> admitted(pl.DataFrame(came), [held]).rows() == [(first, "lamp"), (second, "bell")]
+    True
+    """
     if not batches:
         return frame
     at = pl.col("received_at")

@@ -200,9 +200,8 @@ class History:
         found: dict[str, list[float]] = {}
         for at in range(2, len(self.batches)):
             base, recent = _total(self.batches[:at]), _total(self.batches[max(0, at - RECENT) : at])
-            wider = np.sqrt(
-                max(self.size / self.batches[at]["rows"], 1.0)
-            )  # what varies beyond chance weighs more then
+            # what varies beyond chance weighs more in a larger batch
+            wider = np.sqrt(max(self.size / self.batches[at]["rows"], 1.0))
             for name, counts in self.compare(self.batches[at], base, recent).items():
                 found.setdefault(name, []).append(wider * counts.distances.max(initial=0.0))
         for at in range(1, len(self.held)):
