@@ -236,7 +236,7 @@ def test_a_person_is_told_why_the_champion_answers_and_that_nothing_was_changed(
     assert "not checked" in checked.out
     assert mso(*here, "verify", "--json").json["whole"] is True
     days = [mso(*here, "timeline", "--since", day, "--json").json["entries"] for day in ("2025-01-01", "2999-01-01")]
-    assert [entry["decision"]["action"] for entry in days[0]] == ["ingest", "train", "promote"]
+    assert [entry["decision"]["action"] for entry in days[0]] == ["ingest", "admit", "train", "promote"]
     assert days[1] == []
     rebuilt = mso(*here, "models", "rebuild", "1")
     assert (rebuilt.code, "equal to the last bit" in rebuilt.out) == (0, True)

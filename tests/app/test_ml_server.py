@@ -162,7 +162,7 @@ def test_a_file_that_cannot_be_used_is_refused_and_leaves_nothing(
     answer = world.client.send_csv(data)
     assert (answer.status_code, problem_of(answer)["detail"]) == (status, detail)
     world.stop()
-    assert world.ports.files.list() == []
+    assert world.ports.files.list("data_prediction") == []
     assert world.ports.tables.version(PREDICTIONS_TABLE) == -1
 
 
@@ -403,7 +403,7 @@ def test_a_prediction_that_cannot_be_kept_is_not_given(
         assert answer.status_code == 503
         assert problem_of(answer)["detail"] == "predictions cannot be kept in spool: No space left on device"
     world.stop()
-    assert world.ports.files.list() == []
+    assert world.ports.files.list("data_prediction") == []
 
 
 def test_a_fault_of_the_server_tells_no_secrets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -741,7 +741,7 @@ def test_ids_are_unique_from_sixteen_threads(make_world: MakeWorld, memory: Memo
     files = [f"data_prediction/{one}" for _, files in found for one in files]
     assert len(ids) == len(set(ids)) == 16 * 10 * 3
     assert sorted(world.ports.tables.read(PREDICTIONS_TABLE)["prediction_id"].to_pylist()) == sorted(ids)
-    assert world.ports.files.list() == sorted(files)
+    assert world.ports.files.list("data_prediction") == sorted(files)
     assert len(set(files)) == 160
 
 

@@ -13,17 +13,22 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import polars as pl
 import pytest
 import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from pydantic_core import to_json
 
 from mobile_sentiment_ops.adapters.memory import MemoryPorts
 from mobile_sentiment_ops.adapters.spool import FileSpool
 from mobile_sentiment_ops.app.api_keys import add_key, new_key
 from mobile_sentiment_ops.app.plain_http import PlainHttp
 from mobile_sentiment_ops.errors import SpoolFull
+from mobile_sentiment_ops.monitoring import DECISION_FILE
+from mobile_sentiment_ops.monitoring.decision import Findings, decide
+from mobile_sentiment_ops.monitoring.explanation import explain
 
 from .conftest import World
 
@@ -41,8 +46,19 @@ COMMON = {
 SMALL = {"max_json_rows": 6, "max_csv_rows": 6, "max_json_bytes": 3_000, "max_csv_bytes": 4_000, "max_text_chars": 300}
 
 
+WRITTEN = "drift_20261102T180500"
+_ROWS = pl.DataFrame(
+    {"label": ["Positive"] * 3, "p_negative": [0.1] * 3, "p_neutral": [0.1] * 3, "p_positive": [0.8] * 3}
+)
+
+
 @pytest.fixture
-def reports(tmp_path: Path) -> None:
+def reports(tmp_path: Path, memory: MemoryPorts) -> None:
+    decision = decide(Findings(memory.clock.now(), "1"))
+    memory.files.write(DECISION_FILE, to_json(decision))
+    told = {"decision": decision, "explanation": explain(_ROWS, _ROWS)}
+    memory.files.write(f"reports/{WRITTEN}.json", to_json(told))
+    memory.files.write(f"reports/{WRITTEN}.html", b"<p>drawn</p>")
     folder = tmp_path / "workspace" / "reports" / "eda"
     folder.mkdir(parents=True)
     (folder / "index.html").write_text("<p>drawn</p>")
@@ -63,7 +79,10 @@ def test_every_documented_request_works(world: World) -> None:
     job_id = world.client.post("/retrain").json()["job_id"]
     tried = 0
     for path, methods in document["paths"].items():
-        place = path.replace("{job_id}", job_id).replace("{name}", "eda/index.html")
+        place = path.replace("{job_id}", job_id).replace(
+            "monitoring/reports/{name}", f"monitoring/reports/{WRITTEN}.html"
+        )
+        place = place.replace("{name}", "eda/index.html")
         place = place.replace("{model}", "MobileSentimentModel")
         for method, call in methods.items():
             for parts in documented_requests(call) or [{}]:
@@ -186,6 +205,7 @@ class Callers:
         for name, good in (
             ("{job_id}", [self.job_id]),
             ("{model}", ["MobileSentimentModel"]),
+            ("monitoring/reports/{name}", [f"monitoring/reports/{WRITTEN}.{kind}" for kind in ("html", "json")]),
             ("{name}", ["eda/index.html", quote("eda/figures é.json")]),
         ):
             # an empty name is another path
@@ -348,7 +368,7 @@ def test_answers_of_a_server_that_cannot_keep_predictions_are_as_documented(
 
     promote(memory)
     memory.spool = FullSpool(tmp_path)
-    seen = ask(make_world({"api": SMALL}), 4, 250)
+    seen = ask(make_world({"api": SMALL}), 4, 500)
     assert {call.partition("_")[0] for status, call in seen if status == 503} == {"predict", "infer", "invocations"}
 
 

@@ -74,7 +74,7 @@ def test_a_stop_drains_and_sends_what_is_left(
     (tmp_path / "answers" / "predicted_1.csv").write_text("x")
     upkeep.stop()
     assert memory.tables.read(PREDICTIONS_TABLE)["prediction_id"].to_pylist() == [said]
-    assert memory.files.list() == ["data_prediction/predicted_1.csv"]
+    assert memory.files.list("data_prediction") == ["data_prediction/predicted_1.csv"]
     assert not [thread for thread in set(threading.enumerate()) - others if thread.name.startswith("upkeep-")]
 
 
