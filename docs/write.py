@@ -202,6 +202,7 @@ PAGES: dict[str, Callable[[str], str]] = {
         between("quality", kept("quality", quality_table))(page)
     ),
     "docs/gate.md": between("figures", kept("gate", figures_table)),
+    "docs/monitoring.md": between("figures", kept("monitoring", figures_table)),
     "docs/serving.md": between("figures", figures("serving", SERVING, peers=True)),
     "README.md": lambda page: between("figures", figures("main", START))(
         between("serving", figures("serving", SERVING_IN_SHORT))(page)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,6 +244,29 @@ def test_a_person_is_told_why_the_champion_answers_and_that_nothing_was_changed(
     assert mso(*here, "models", "diff", "1", "1", "--json").json["changed"] == []
     assert "0 of " in mso(*here, "models", "diff", "1", "1", "--limit", "0").out
     assert mso(*here, "rollback", "--reason", "x").err.startswith("error: version 1 is the first champion")
+
+
+def test_what_moved_is_told_in_words_figures_and_pages(mso: Mso, demo_workspace: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "monitored"
+    shutil.copytree(demo_workspace, workspace)
+    here = ("--set", f"storage.workspace={workspace}", "monitor")
+    before = mso(*here, "drift")
+    assert before.code == 7
+    assert "mso monitor run" in before.err
+    told = mso(*here, "run")
+    assert told.out.startswith("NOTHING: Nothing is to be done: nothing could be judged")  # the demo world has ended
+    assert mso(*here, "drift", "--json").json["drift"] == "too-few"
+    assert "labels are there" in mso(*here, "performance").out
+    assert mso(*here, "performance", "--json").json["model_version"] == "1"
+    explained = mso(*here, "explain", "--days", "28", "--until", "2026-09-01")
+    assert explained.out.startswith("The share of negative reviews")
+    assert "how much each app moved the negative share" in explained.out
+    one = mso(*here, "explain", "--app", "demo.meals", "--until", "2026-09-01", "--json").json
+    assert {part["part"]["app"] for part in one["contributions"]["app"]} == {"demo.meals"}
+    assert "expected a day such as" in mso(*here, "explain", "--until", "soon").err
+    written = mso(*here, "report", "--days", "28", "--until", "2026-09-01", "--json").json["reports"]
+    assert [Path(name).suffix for name in written] == [".html", ".json"]
+    assert b"<svg" in Path(written[0]).read_bytes()
 
 
 def test_score_adds_columns_to_a_file_and_says_what_came_of_it(

@@ -283,16 +283,20 @@ class MonitoringHandler:
         fired = {one.name for _, measured in drift.values() for one in measured if one.fired}
         part = _new_part(frame, judge.reference, fired)
         champion, told = judge.champion, frame.filter(pl.col("truth").is_not_null())
-        performance = self._performance(judge, told)
+        performance, estimate = self._performance(judge, told), self._estimate(judge, sketches)
         return Findings(
             at=now,
             model_version=champion.version,
             promoted_at=champion.promoted_at,
             previous_version=champion.previous_version,
             drift=drift,
-            performance=(*(performance.measured if performance else ()), *self._negative_share(judge, sketches)),
+            performance=(
+                *(performance.measured if performance else ()),
+                *([estimate] if estimate else []),
+                *self._negative_share(judge, sketches),
+            ),
             loss=performance.loss if performance else None,
-            estimate=self._estimate(judge, sketches),
+            estimate=estimate,
             alarms=[
                 found.key.removeprefix("stream/")
                 for found in self.state.incidents(open_only=True)

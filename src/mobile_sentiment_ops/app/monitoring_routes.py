@@ -18,7 +18,7 @@ from mobile_sentiment_ops.app.pages import REPORT_POLICY
 from mobile_sentiment_ops.app.parts import as_json, parts_of
 from mobile_sentiment_ops.app.problems import Problem
 from mobile_sentiment_ops.errors import NotFound, StoreError
-from mobile_sentiment_ops.monitoring import DECISION_FILE, REPORTS
+from mobile_sentiment_ops.monitoring import DECISION_FILE, OF_PERFORMANCE, REPORTS
 
 routes = APIRouter()
 
@@ -35,7 +35,7 @@ def decision(request: Request) -> Response:
 def drift(request: Request) -> Response:
     """Whether reviews moved, and every statistic beside the limit of chance."""
     found = _decision(request)
-    measured = [one for one in found["measured"] if "macro-F1" not in one["name"]]
+    measured = [one for one in found["measured"] if not _of_performance(one)]
     return as_json(
         {"at": found["at"], "model_version": found["model_version"], "drift": found["drift"], "measured": measured}
     )
@@ -45,7 +45,7 @@ def drift(request: Request) -> Response:
 def performance(request: Request) -> Response:
     """How good the model is by the labels that came, and by its confidence."""
     found = _decision(request)
-    told = [one for one in found["measured"] if "macro-F1" in one["name"] or "accuracy" in one["name"]]
+    told = [one for one in found["measured"] if _of_performance(one)]
     return as_json({"at": found["at"], "model_version": found["model_version"], "measured": told})
 
 
@@ -72,6 +72,10 @@ def report(request: Request, name: str) -> Response:
         raise Problem(404, f"there is no report {name!r}; GET /monitoring/reports lists them")
     headers = {"Content-Security-Policy": REPORT_POLICY}
     return Response(_read(request, REPORTS + name), media_type=MEDIA[name.rpartition(".")[2]], headers=headers)
+
+
+def _of_performance(one: dict[str, Any]) -> bool:
+    return any(part in one["name"] for part in OF_PERFORMANCE)
 
 
 def _decision(request: Request) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import typer
 
 from mobile_sentiment_ops.cli.session import Json, answer, session_of
 from mobile_sentiment_ops.errors import NotFound, SettingsError
+from mobile_sentiment_ops.monitoring import OF_PERFORMANCE
 
 if TYPE_CHECKING:
     from mobile_sentiment_ops.types import Measurement, RetrainDecision
@@ -46,7 +47,22 @@ def run(context: typer.Context, as_json: Json = False) -> None:
 def drift(context: typer.Context, as_json: Json = False) -> None:
     """Show what the last check measured of drift, beside the limits of chance."""
     decision = _last(context)
-    _show(decision, as_json, [one for one in decision.measured if "macro-F1" not in one.name])
+    _show(decision, as_json, [one for one in decision.measured if not _of_performance(one)])
+
+
+@monitor.command()
+def performance(context: typer.Context, as_json: Json = False) -> None:
+    """Show how good the last check found the champion: by the labels that came, and by its confidence alone."""
+    decision = _last(context)
+    told = [one for one in decision.measured if _of_performance(one)]
+    if as_json:
+        answer(True, {"at": decision.at, "model_version": decision.model_version, "measured": told}, (), ())
+    for one in () if as_json else told:
+        print(f"{'!' if one.fired else ' '} {one.reason}")
+
+
+def _of_performance(one: Measurement) -> bool:
+    return any(part in one.name for part in OF_PERFORMANCE)
 
 
 def _last(context: typer.Context) -> RetrainDecision:

@@ -4,3 +4,6 @@ DECISION_FILE = "monitoring/decision.json"
 """In the bucket: what the last finished check decided."""
 REPORTS = "reports/"
 """In the bucket: what was written for people."""
+
+OF_PERFORMANCE = ("macro-F1", "accuracy", "share by EM")
+"""In the names of measurements that tell how good the model is; the others are of drift."""

@@ -57,9 +57,10 @@ DRAWS = 2_000
 TAIL = 0.02
 """The largest share of drawn windows that a limit's tail is fitted to."""
 MIN_SLICE = 30
-MAX_RUN = 6
-"""Longest run of rows that a window is drawn in: longer ones make limits wider for what moves by itself from day to
-day, and cost power (20 instead of 6: .65 instead of .80 for negatives of 25 to 35% at 500 reviews)."""
+RUN_SHARE, MAX_RUN = 1 / 125, 16
+"""Windows are drawn in runs of such a part of their size: a longer window spans more of what moves by itself from day to
+day. Longer runs make limits wider and cost power (20 rows instead of 6 in a window of 500: .65 instead of .80 for
+negatives of 25 to 35%)."""
 LIMITS_FORMAT = 1
 _TEXTS_FROM = 1 << TOKEN_BITS
 
@@ -129,7 +130,10 @@ def check_drift(
         return DriftStatus.TOO_FEW, (Measurement("drift", None, None, False, why, n),)
     base = reference.window
     parts = _parts(base.slices, window.slices)
-    values, worst = _statistics(_sums(window, parts), _sums(base, parts), parts)
+    sums = _sums(window, parts)
+    if n > limits.sizes[-1]:
+        sums = _thinned(sums, limits.sizes[-1] / n)
+    values, worst = _statistics(sums, _sums(base, parts), parts)
     _, bounds = limits.at(n, false_alarms)
     measured = []
     for at, name in enumerate(STATISTICS):
@@ -195,6 +199,23 @@ def _sums(window: Window, parts: Sequence[Part]) -> _Sums:
         texts=sketch.texts[None].astype(float),
         slices=slices,
     )
+
+
+def _thinned(sums: _Sums, share: float) -> _Sums:
+    """The sums of so large a part of a window, drawn by chance where they are counts: limits are known up to half of
+    the reference's rows, and what is measured must be what they are of."""
+    chance = np.random.default_rng(0)
+
+    def drawn(counts: Floats) -> Floats:
+        return chance.binomial(counts.astype(np.int64), share).astype(float)
+
+    flags = drawn(sums.moments[:, 4:])
+    moments = np.concatenate([sums.moments[:, :4] * share, flags], axis=1)
+    means = {
+        name: getattr(sums, name) * share for name in ("n", "told", "negative", "negative_squared", "squares", "slices")
+    }
+    counts = {name: drawn(getattr(sums, name)) for name in ("classes", "words", "texts")}
+    return _Sums(**means, **counts, moments=moments)
 
 
 @dataclass(frozen=True)
@@ -371,7 +392,7 @@ def _tail(above: Floats, shares: Floats) -> Floats:
 
 def _drawn(rows: int, size: int, windows: int, rng: np.random.Generator) -> sparse.csr_matrix:
     """(windows, rows) of 0 and 1: `size` rows each, in runs that follow each other (Kuensch 1989)."""
-    run = int(np.clip(size // 20, 1, MAX_RUN))
+    run = int(np.clip(size * RUN_SHARE, 1, MAX_RUN))
     starts = rows // run
     at = np.stack([rng.permutation(starts)[: -(-size // run)] for _ in range(windows)]) * run + rng.integers(
         0, rows % run + 1, (windows, 1)
