@@ -14,7 +14,8 @@ moves these shares by a point or two. The templates:
     flipped    real positive reviews with the name in them, so that only the stars are wrong
 
 Clean: every real week of two sources with 300 reviews or more against what came before it, in a row as they were
-written (copies too); and batches of 2,000 drawn in runs of 100 consecutive reviews from those that came next.
+written (copies too), though real things happened in some; and batches of 2,000 in which nothing moved: runs of 100
+consecutive reviews, drawn from those that chance left out of the accepted ones.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from mobile_sentiment_ops.types import Measurement
 AREA = "monitoring"
 SIZE, RUN, BATCHES = 2_000, 100, 1_000
 HELD_OUT, CHAMPION = 0.4, 0.8
+WORLDS, ACCEPTED = 8, 0.7
 ENDS = (24_000, 30_000)
 SIZES = (20, 50, 100, 200, 500)
 BRANDS = {
@@ -178,17 +180,16 @@ def weeks(source: str, folder: Path) -> Iterator[tuple[pl.DataFrame, pl.DataFram
 
 
 def drawn(folder: Path, count: int) -> Iterator[tuple[pl.DataFrame, History]]:
-    """Batches in runs from the reviews that came after what was accepted, two periods of them."""
+    """Batches of runs that are in no other place of the batch, from runs that chance left out of what was accepted."""
     reviews = distinct_reviews(folder / SOURCES["fintech"].file).sort("submitted_at").select(COLUMNS)
-    for seed, end in enumerate((36_000, 46_000)):
-        before, following, rng = (
-            history(reviews[:end], SIZE),
-            reviews[end : end + 4 * SIZE],
-            np.random.default_rng(seed),
-        )
-        for _ in range(count // 2):
-            firsts = rng.integers(0, following.height - RUN, SIZE // RUN)
-            yield following[np.concatenate([np.arange(first, first + RUN) for first in firsts])], before
+    runs = np.arange(reviews.height // RUN * RUN).reshape(-1, RUN)
+    for world in range(WORLDS):
+        rng = np.random.default_rng(world)
+        order = rng.permutation(len(runs))
+        accepted, left = order[: int(ACCEPTED * len(runs))], order[int(ACCEPTED * len(runs)) :]
+        before = history(reviews[runs[accepted].ravel()], SIZE)
+        for _ in range(world, count, WORLDS):
+            yield reviews[runs[np.sort(rng.choice(left, SIZE // RUN, replace=False))].ravel()], before
 
 
 def clean_rows(folder: Path, say: Callable[[str], object] = lambda _: None) -> Iterator[Row]:

@@ -26,23 +26,17 @@ from mobile_sentiment_ops.app.incidents import IncidentHandler, beat
 from mobile_sentiment_ops.app.model_files import open_bundle
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, PROBABILITIES, masked_texts, prediction_schema
 from mobile_sentiment_ops.data.reviews import labelled
-from mobile_sentiment_ops.errors import BundleError, MsoError, NoModel, NotFound
+from mobile_sentiment_ops.errors import BundleError, MsoError, NoModel, NotFound, TooFewRows
 from mobile_sentiment_ops.models.compiled import CompiledModel, compile_model
 from mobile_sentiment_ops.monitoring import DECISION_FILE, REPORTS
 from mobile_sentiment_ops.monitoring.decision import Findings, decide
 from mobile_sentiment_ops.monitoring.drift import Limits, check_drift, draw_limits
-from mobile_sentiment_ops.monitoring.em import cell_probabilities, negative_shares
 from mobile_sentiment_ops.monitoring.explanation import Explanation, explain
-from mobile_sentiment_ops.monitoring.labels import (
-    Performance,
-    confidence_of,
-    estimated_accuracy,
-    live_performance,
-    numbered,
-)
 from mobile_sentiment_ops.monitoring.page import report_page
+from mobile_sentiment_ops.monitoring.performance import Confidence, estimated_performance, live_performance
 from mobile_sentiment_ops.monitoring.reference import MIN_ROWS, Reference, read_reference
 from mobile_sentiment_ops.monitoring.rows import DIMENSIONS, MOMENTS, Vocabulary, rows_of
+from mobile_sentiment_ops.monitoring.shares import Cells, class_shares, grid_cells
 from mobile_sentiment_ops.monitoring.sketch import SKETCH_SCHEMA, SKETCHES_TABLE, Sketch, Window, sketched
 from mobile_sentiment_ops.monitoring.stream import Stream, StreamLimits, follow, stream_limits
 from mobile_sentiment_ops.ports import Bundles, Clock, Files, Registry, State, Tables
@@ -283,19 +277,15 @@ class MonitoringHandler:
         fired = {one.name for _, measured in drift.values() for one in measured if one.fired}
         part = _new_part(frame, judge.reference, fired)
         champion, told = judge.champion, frame.filter(pl.col("truth").is_not_null())
-        performance, estimate = self._performance(judge, told), self._estimate(judge, sketches)
+        performance, loss, estimate = self._performance(judge, told, sketches)
         return Findings(
             at=now,
             model_version=champion.version,
             promoted_at=champion.promoted_at,
             previous_version=champion.previous_version,
             drift=drift,
-            performance=(
-                *(performance.measured if performance else ()),
-                *([estimate] if estimate else []),
-                *self._negative_share(judge, sketches),
-            ),
-            loss=performance.loss if performance else None,
+            performance=performance,
+            loss=loss,
             estimate=estimate,
             alarms=[
                 found.key.removeprefix("stream/")
@@ -309,41 +299,43 @@ class MonitoringHandler:
             min_labels=self.settings.min_labels,
         )
 
-    def _performance(self, judge: Judge, told: pl.DataFrame) -> Performance | None:
-        """How good the champion was on labelled reviews; None without a reference."""
-        if judge.reference is None:
-            return None
-        reference = judge.reference.rows.frame.select(DIMENSIONS).with_columns(
-            pl.Series("truth", judge.reference.truth), pl.Series("predicted", judge.reference.rows.labels)
+    def _performance(
+        self, judge: Judge, told: pl.DataFrame, sketches: pl.DataFrame
+    ) -> tuple[tuple[Measurement, ...], Measurement | None, Measurement | None]:
+        """How good the champion is: all that is measured, its loss by labels, and its accuracy without any."""
+        reference, settings = judge.reference, self.settings
+        if reference is None:
+            return (), None, None
+        rows, window = reference.rows, Sketch.of(sketches)
+        tested = rows.frame.select(DIMENSIONS).with_columns(
+            pl.Series("truth", reference.truth), pl.Series("predicted", rows.labels)
         )
-        settings = self.settings
-        return live_performance(
-            told.with_columns(numbered(told["label"])),
-            reference,
-            min_labels=settings.min_labels,
-            max_loss=settings.max_loss,
-            target=settings.target_macro_f1,
+        names = [label.value for label in LABELS]
+        labelled = told.with_columns(predicted=told["label"].replace_strict(names, range(3), return_dtype=pl.Int8()))
+        try:
+            by_labels = live_performance(
+                labelled,
+                tested,
+                min_labels=settings.min_labels,
+                max_loss=settings.max_loss,
+                target=settings.target_macro_f1,
+            )
+            p = reference.probabilities
+            cells = Cells.of(grid_cells(p), p, reference.truth, window.cells.size)
+        except TooFewRows as err:
+            return (Measurement("macro-F1", None, None, False, str(err)),), None, None
+        known = Confidence.of(p, rows.labels, reference.truth)
+        accuracy, macro_f1 = estimated_performance(
+            window.confidence, known, max_loss=settings.max_loss, min_reviews=settings.min_reviews
         )
-
-    def _estimate(self, judge: Judge, sketches: pl.DataFrame) -> Measurement | None:
-        """How good it is by its confidence alone, in the longest window."""
-        if judge.reference is None:
-            return None
-        known = confidence_of(judge.reference.rows.labels, judge.reference.rows.scores, judge.reference.truth)
-        counts, limits = Sketch.of(sketches).confidence, self.settings
-        return estimated_accuracy(counts, known, max_loss=limits.max_loss, min_reviews=limits.min_reviews)
-
-    def _negative_share(self, judge: Judge, sketches: pl.DataFrame) -> tuple[Measurement, ...]:
-        """The share of negatives in the longest window by EM, beside that of the champion's test."""
-        found = Sketch.of(sketches)
-        if judge.reference is None or found.n < self.settings.min_reviews:
-            return ()
-        p = judge.reference.probabilities
-        share = negative_shares(found.cells.ravel(), cell_probabilities(p), p.mean(axis=0))[0]
-        was = float((judge.reference.truth == 0).mean())
-        reason = f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%}) of reviews are negative"
-        reason += f", {was:.1%} in the champion's test"
-        return (Measurement("negative share by EM", share.value, None, False, reason, found.n, share.low, share.high),)
+        measured = (*by_labels.measured, accuracy, macro_f1)
+        if window.n < settings.min_reviews:
+            return measured, by_labels.loss, accuracy
+        share = class_shares(window.cells.reshape(1, -1), cells).interval(0)
+        reason = f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%}) of {window.n:,} reviews are negative"
+        reason += f", {cells.prior[0]:.1%} in the champion's test"
+        by_em = Measurement("negative share by EM", share.value, None, False, reason, window.n, share.low, share.high)
+        return (*measured, by_em), by_labels.loss, accuracy
 
     def _sketches(self, judge: Judge, frame: pl.DataFrame) -> pl.DataFrame:
         """Those of a scored frame: what the keeper made of the logged ones, unless some of it is missing."""

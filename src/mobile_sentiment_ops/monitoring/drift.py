@@ -58,7 +58,7 @@ TAIL = 0.02
 """The largest share of drawn windows that a limit's tail is fitted to."""
 MIN_SLICE = 30
 RUN_SHARE, MAX_RUN = 1 / 125, 16
-"""Windows are drawn in runs of such a part of their size: a longer window spans more of what moves by itself from day to
+"""Windows are drawn in runs of such a part of their size: a longer one spans more of what moves by itself from day to
 day. Longer runs make limits wider and cost power (20 rows instead of 6 in a window of 500: .65 instead of .80 for
 negatives of 25 to 35%)."""
 LIMITS_FORMAT = 1

@@ -198,17 +198,15 @@ class History:
     def records(self) -> dict[str, Floats]:
         """For each alarm, the largest distance of each accepted batch from those before it."""
         found: dict[str, list[float]] = {}
-        for at in range(2, len(self.batches)):
-            base, recent = _total(self.batches[:at]), _total(self.batches[max(0, at - RECENT) : at])
-            # what varies beyond chance weighs more in a larger batch
-            wider = np.sqrt(max(self.size / self.batches[at]["rows"], 1.0))
-            for name, counts in self.compare(self.batches[at], base, recent).items():
+        compared = [
+            (part, self.compare(part, _total(self.batches[:at]), _total(self.batches[max(0, at - RECENT) : at])))
+            for at, part in enumerate(self.batches)
+            if at > 1
+        ] + [(part, self.compare_read(part, _total(self.held[:at]))) for at, part in enumerate(self.held) if at]
+        for part, alarms in compared:
+            wider = np.sqrt(max(self.size / part["rows"], 1.0))  # what varies beyond chance weighs more in more reviews
+            for name, counts in alarms.items():
                 found.setdefault(name, []).append(wider * counts.distances.max(initial=0.0))
-        for at in range(1, len(self.held)):
-            wider = np.sqrt(max(self.size / self.held[at]["rows"], 1.0))
-            for name, counts in self.compare_read(self.held[at], _total(self.held[:at])).items():
-                distance = counts.distances.max(initial=0.0)
-                found.setdefault(name, []).append(distance * (wider if name == "disagreement" else 1.0))
         return {name: np.array(distances) for name, distances in found.items()}
 
     def compare(self, batch: _Sums, base: _Sums, recent: _Sums) -> dict[str, Counts]:
