@@ -286,15 +286,17 @@ def _statistics(window: _Sums, base: _Sums, parts: Sequence[Part]) -> tuple[Floa
     labels = _deviance(window.classes, base.classes, window.n[:, None], base.n[:, None])
     shapes = _standardised(window.moments[:, :4], told[:, None], base.moments[:, :4], base.squares, base_told[:, None])
     negative = _standardised(window.negative, window.n, base.negative, base.negative_squared, base.n)
-    columns = (
-        *(np.maximum(negative, 0), np.maximum(-negative, 0), slices, np.abs(labels).max(axis=1)),
-        *(
-            np.abs(of_word).max(axis=1, initial=0),
-            np.sqrt(np.where((window.words > 0) | (base.words > 0), of_word**2, 0).sum(axis=1)),
-        ),
+    either = (window.words > 0) | (base.words > 0)
+    every_word = np.sqrt(np.where(either, of_word**2, 0).sum(axis=1))
+    texts = (
+        *(np.abs(of_word).max(axis=1, initial=0), every_word),
         *np.abs(shapes).T,
         *np.maximum(flags, 0).T,
         *(of_text.max(axis=1, initial=0), np.maximum(_signed_deviance(pairs, expected + 0.5), 0)),
+    )
+    columns = (
+        *(np.maximum(negative, 0), np.maximum(-negative, 0), slices, np.abs(labels).max(axis=1)),
+        *(np.where(window.told >= MIN_SLICE, column, 0.0) for column in texts),  # where texts are not kept
         *_newcomers(window, base, parts).T,
     )
     return np.stack(np.broadcast_arrays(*columns), axis=1), worst
