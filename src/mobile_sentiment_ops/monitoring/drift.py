@@ -22,12 +22,10 @@ from scipy import sparse, stats
 from mobile_sentiment_ops.errors import BundleError
 from mobile_sentiment_ops.monitoring.reference import MIN_ROWS, Reference
 from mobile_sentiment_ops.monitoring.rows import MOMENTS, TOKEN_BITS, UNIT, Rows
-from mobile_sentiment_ops.monitoring.sketch import CLASSES, Sketch, Window, slices_of, text_places
+from mobile_sentiment_ops.monitoring.sketch import CLASSES, Part, Sketch, Window, text_places
 from mobile_sentiment_ops.types import DriftStatus, Measurement
 
 Floats = npt.NDArray[np.float64]
-Part = tuple[str, str, str]
-"""A slice: dimension, app (empty for a language) and value."""
 
 STATISTICS = {
     "negative share, more": 24.0,
@@ -56,7 +54,7 @@ SIZES = (50, 100, 200, 500, 1_000, 2_000, 5_000)
 DRAWS = 2_000
 TAIL = 0.02
 """The largest share of drawn windows that a limit's tail is fitted to."""
-MIN_SLICE = 30
+MIN_SLICE, MOST_VERSIONS = 30, 50
 RUN_SHARE, MAX_RUN = 1 / 125, 16
 """Windows are drawn in runs of such a part of their size: a longer one spans more of what moves by itself from day to
 day. Longer runs make limits wider and cost power (20 rows instead of 6 in a window of 500: .65 instead of .80 for
@@ -129,7 +127,7 @@ def check_drift(
         why = f"{n} reviews, expected at least {min_reviews} (monitoring.min_reviews)"
         return DriftStatus.TOO_FEW, (Measurement("drift", None, None, False, why, n),)
     base = reference.window
-    parts = _parts(base.slices, window.slices)
+    parts = _parts(base, window)
     sums = _sums(window, parts)
     if n > limits.sizes[-1]:
         sums = _thinned(sums, limits.sizes[-1] / n)
@@ -166,26 +164,19 @@ class _Sums:
     slices: Floats
 
 
-def _parts(base: pl.DataFrame, window: pl.DataFrame) -> list[Part]:
+def _parts(base: Window, window: Window) -> list[Part]:
     """The slices that are looked at: apps and languages of either side, and versions of the window."""
-    found: dict[Part, None] = {}
-    for frame in (base, window):
-        found |= {("app", app, app): None for app in frame["app"].drop_nulls().unique(maintain_order=True)}
-        found |= {("language", "", of): None for of in frame["language"].drop_nulls().unique(maintain_order=True)}
-    many = window.filter(pl.col("app").is_not_null() & pl.col("version").is_not_null())
-    many = many.group_by("app", "version", maintain_order=True).agg(pl.col("n").sum())
-    many = many.filter(pl.col("n") >= MIN_SLICE).top_k(50, by="n")
-    return [*found, *(("version", app, version) for app, version, _ in many.rows())]
+    found = {part: None for side in (base, window) for part in side.parts if part[0] != "version"}
+    versions = [(-figures[0], part) for part, figures in window.parts.items() if part[0] == "version"]
+    return [*found, *(part for less, part in sorted(versions)[:MOST_VERSIONS] if -less >= MIN_SLICE)]
 
 
 def _sums(window: Window, parts: Sequence[Part]) -> _Sums:
     sums, sketch = window.sketch.sums, window.sketch
     slices = np.zeros((1, 3, len(parts)))
-    at = {part: number for number, part in enumerate(parts)}
-    for app, version, language, *figures in window.slices.rows():
-        for part in (("app", app, app), ("version", app, version), ("language", "", language)):
-            if (place := at.get(part)) is not None:
-                slices[0, :, place] += figures
+    for at, part in enumerate(parts):
+        if (figures := window.parts.get(part)) is not None:
+            slices[0, :, at] = figures
     slices[:, 1:] /= UNIT
     return _Sums(
         n=np.array([float(sums["n"])]),
@@ -229,7 +220,8 @@ class _Table:
 
     @classmethod
     def of(cls, rows: Rows) -> _Table:
-        parts = _parts(slices_of(rows), slices_of(rows))
+        window = Window.of_rows(rows)
+        parts = _parts(window, window)
         n = len(rows)
         negative = rows.scores[:, 0] / UNIT
         told = rows.frame["text"].is_not_null().to_numpy()

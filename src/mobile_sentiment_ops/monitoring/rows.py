@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from mobile_sentiment_ops.errors import DataError
 from mobile_sentiment_ops.models.kernel import Counted, Grams, counted
 from mobile_sentiment_ops.types import LABELS
 
@@ -71,7 +74,7 @@ class Rows:
     repeated; `draws` are numbers that decide who is in a sample."""
 
     frame: pl.DataFrame
-    """DIMENSIONS, `model_version`, `event_time` and `text` of each review."""
+    """The columns KEPT of each review."""
     labels: npt.NDArray[np.uint8]
     scores: Ints
     """(n, 3) probabilities in units of UNIT."""
@@ -105,13 +108,12 @@ def rows_of(scored: pl.DataFrame, vocabulary: Vocabulary | None) -> Rows:
     >>> found.moments[:, MOMENTS.index("unknown")].tolist(), found.moments[:, MOMENTS.index("empty")].tolist()
     ([0, 512, 0], [0, 0, 1])
     """
-    names = ("model_version", *DIMENSIONS, "text")
-    null = {name: pl.lit(None, pl.Utf8()).alias(name) for name in names if name not in scored.columns}
-    frame = scored.with_columns(*null.values())
-    if "event_time" not in frame.columns:
-        frame = frame.with_columns(pl.lit(None, pl.Datetime("us", "UTC")).alias("event_time"))
-    told = frame["text"].is_not_null().to_numpy()
-    texts = frame["text"].fill_null("").to_arrow().cast("large_string")
+    # plain columns rather than expressions: each of these starts threads, which cost more than the work on a batch
+    missing = [name for name in KEPT if name not in scored.columns]
+    frame = scored.with_columns(pl.lit(None, _KEPT[name]).alias(name) for name in missing) if missing else scored
+    given = frame["text"].to_arrow()
+    told = given.is_valid().to_numpy(zero_copy_only=False)
+    texts = given.cast("large_string")
     words = counted(texts, _WORDS)
     sizes = np.diff(words.starts)
     moments = np.zeros((frame.height, len(MOMENTS)), np.int64)
@@ -121,12 +123,15 @@ def rows_of(scored: pl.DataFrame, vocabulary: Vocabulary | None) -> Rows:
     moments[~told] = 0
     starts, tokens = _distinct(words)
     keys = _keys(words, sizes)
-    times = frame["event_time"].cast(pl.Int64()).fill_null(0).to_numpy().astype(np.uint64)
-    scores = np.rint(frame.select(PROBABILITIES).to_numpy() * UNIT).astype(np.int64)
-    labels = frame["label"].replace_strict([label.value for label in LABELS], range(3), return_dtype=pl.UInt8())
+    times = frame["event_time"].to_physical().to_arrow().fill_null(0).to_numpy().astype(np.uint64)
+    scores = np.rint(np.stack([frame[name].to_numpy() for name in PROBABILITIES], axis=1) * UNIT).astype(np.int64)
+    labels = pc.index_in(frame["label"].to_arrow().cast("string"), _LABELS)
+    if labels.null_count:
+        odd = frame["label"].filter(pl.Series(labels.is_null())).unique().to_list()
+        raise DataError(f"label holds {odd[0]!r}, expected one of {', '.join(label.value for label in LABELS)}")
     return Rows(
-        frame=frame.select(*DIMENSIONS, "model_version", "event_time", "text"),
-        labels=labels.to_numpy(),
+        frame=frame[list(KEPT)],
+        labels=labels.to_numpy().astype(np.uint8),
         scores=scores,
         moments=moments,
         starts=starts,
@@ -134,6 +139,16 @@ def rows_of(scored: pl.DataFrame, vocabulary: Vocabulary | None) -> Rows:
         keys=np.where(sizes >= REPEATABLE_WORDS, keys, 0),
         draws=_mixed(keys ^ _mixed(times)),
     )
+
+
+_KEPT = {
+    **dict.fromkeys((*DIMENSIONS, "model_version"), pl.Utf8()),
+    "event_time": pl.Datetime("us", "UTC"),
+    "text": pl.Utf8(),
+}
+KEPT = tuple(_KEPT)
+"""Columns of a frame that stay with its rows."""
+_LABELS = pa.array([label.value for label in LABELS])
 
 
 def joined(parts: Sequence[Rows]) -> Rows:

@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mobile_sentiment_ops.models.kernel import Grams, counted, tokens
 from mobile_sentiment_ops.monitoring.rows import (
@@ -121,7 +123,7 @@ class Sketch:
         >>> Sketch.of(pl.DataFrame(schema=SKETCH_SCHEMA)).n
         0
         """
-        sums = {name: int(value or 0) for name, value in sketches.select(pl.col(SUMS).sum()).row(0, named=True).items()}
+        sums = {name: int(sketches[name].sum()) for name in SUMS}
         scores = _counted(sketches, "score", SCORES)
         buckets = _counted(sketches, "token", TOKENS)
         sample: tuple[tuple[int, str], ...] = ()
@@ -170,6 +172,22 @@ class Window:
         """From the reviews themselves."""
         return cls(Sketch.of_rows(rows), slices_of(rows))
 
+    @cached_property
+    def parts(self) -> dict[Part, Ints]:
+        """Reviews, p_negative and its square, in units of UNIT, of each app, version of an app, and language."""
+        found: dict[Part, Ints] = {}
+        columns = [self.slices[name].to_list() for name in DIMENSIONS]
+        figures = np.stack([self.slices[name].to_numpy() for name in self.slices.columns[len(DIMENSIONS) :]], axis=1)
+        for app, version, language, of in zip(*columns, figures, strict=True):
+            for part in (("app", app, app), ("version", app, version), ("language", "", language)):
+                if None not in part:
+                    found[part] = found[part] + of if part in found else of
+        return found
+
+
+Part = tuple[str, str, str]
+"""A slice: dimension, app (empty for a language) and value."""
+
 
 def slices_of(rows: Rows) -> pl.DataFrame:
     """Reviews and sums of p_negative, in units of UNIT, by app, version and language."""
@@ -194,10 +212,11 @@ def sketched(rows: Rows) -> pl.DataFrame:
     if not len(rows):
         return pl.DataFrame(schema=SKETCH_SCHEMA)
     hour = pl.col("event_time").dt.truncate("1h").alias("hour")
-    keyed = rows.frame.with_columns(hour).with_row_index("row")
-    groups = keyed.group_by(KEYS, maintain_order=True).agg("row")
-    order = groups["row"].explode().to_numpy().astype(np.intp)
-    sizes = groups["row"].list.len().to_numpy()
+    keyed = rows.frame.lazy().with_columns(hour).with_row_index("row")
+    groups = keyed.group_by(KEYS, maintain_order=True).agg("row").collect()
+    members = groups["row"].to_arrow()
+    order = members.flatten().to_numpy().astype(np.intp)
+    sizes = np.diff(members.offsets.to_numpy())
     firsts = np.concatenate([[0], sizes.cumsum()[:-1]]).astype(np.intp)
     group = np.empty(len(rows), np.int64)
     group[order] = np.repeat(np.arange(groups.height), sizes)
@@ -208,19 +227,20 @@ def sketched(rows: Rows) -> pl.DataFrame:
     words = np.concatenate(
         [of_token * TOKENS + rows.tokens, group[repeatable] * TOKENS + _TEXTS_FROM + text_places(rows)[repeatable]]
     )
-    made = groups.drop("row").with_columns(
+    columns = [
+        *(groups[name] for name in KEYS),
         *(pl.Series(name, figures[:, at]) for at, name in enumerate(SUMS)),
         *_sparse("score", scores, SCORES, groups.height),
         *_sparse("token", words, TOKENS, groups.height),
         *_samples(rows, group, groups.height),
-        format=pl.lit(SKETCH_FORMAT, pl.Int16()),
-    )
-    return made.select(SKETCH_SCHEMA.names()).cast(SKETCH_SCHEMA)
+        pl.Series("format", np.full(groups.height, SKETCH_FORMAT, np.int16)),
+    ]
+    return pl.DataFrame({column.name: column for column in columns})[SKETCH_SCHEMA.names()]
 
 
 def _figures(rows: Rows) -> Ints:
     """(n, len(SUMS)) what each review adds."""
-    told = rows.frame["text"].is_not_null().to_numpy()
+    told = _told(rows)
     negative = rows.scores[:, 0]
     columns = (
         *(np.ones(len(rows), np.int64), told, *(rows.labels == at for at in range(3)), *rows.scores.T),
@@ -270,22 +290,27 @@ def list_column(values: npt.NDArray[Any], ends: npt.NDArray[Any], dtype: type[np
 
 def _samples(rows: Rows, group: Ints, groups: int) -> tuple[pl.Series, pl.Series]:
     """For each group, the smallest draws of reviews whose text is kept, and the beginnings of these texts."""
-    known = np.flatnonzero(rows.frame["text"].is_not_null().to_numpy())
-    drawn = (rows.draws >> np.uint64(1)).astype(np.int64)
-    order = known[np.lexsort((drawn[known], group[known]))]
+    known = np.flatnonzero(_told(rows))
+    draws = (rows.draws >> np.uint64(1)).astype(np.int64)
+    order = known[np.lexsort((draws[known], group[known]))]
     firsts = np.searchsorted(group[order], np.arange(groups + 1))
     order = order[np.arange(order.size) - firsts[group[order]] < SAMPLE]
     ends = np.searchsorted(group[order], np.arange(groups + 1))
-    texts = rows.frame["text"].gather(order).str.slice(0, SAMPLE_CHARS).str.to_lowercase()
-    lists = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), texts.to_arrow().cast(pa.large_string()))
-    return list_column(drawn[order], ends, np.int64).alias("sample_draw"), pl.Series(
-        "sample_text", pl.from_arrow(lists)
-    )
+    texts = rows.frame["text"].to_arrow().cast("large_string").take(order)
+    begin = pc.utf8_lower(pc.utf8_slice_codeunits(texts, 0, SAMPLE_CHARS))
+    lists = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), begin)
+    drawn = list_column(draws[order], ends, np.int64).alias("sample_draw")
+    return drawn, pl.Series("sample_text", pl.from_arrow(lists))
+
+
+def _told(rows: Rows) -> npt.NDArray[np.bool_]:
+    """(n,) whether the text of a review is kept."""
+    kept: npt.NDArray[np.bool_] = rows.frame["text"].to_arrow().is_valid().to_numpy(zero_copy_only=False)
+    return kept
 
 
 def _counted(sketches: pl.DataFrame, name: str, room: int) -> Ints:
-    at = sketches[f"{name}_at"].explode().drop_nulls().to_numpy()
-    counts = sketches[f"{name}_count"].explode().drop_nulls().to_numpy()
+    at, counts = (sketches[f"{name}_{of}"].to_arrow().flatten().to_numpy() for of in ("at", "count"))
     return np.bincount(at, counts, minlength=room).astype(np.int64) if at.size else np.zeros(room, np.int64)
 
 
