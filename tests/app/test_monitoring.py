@@ -95,7 +95,7 @@ def test_a_worse_mood_is_watched_and_told(world: World) -> None:
     handler = monitoring(world)
     decision = handler.check()
     assert (decision.action, decision.drift) == (Action.WATCH, DriftStatus.DRIFT)
-    assert any(reason.startswith("negative share, more is") for reason in decision.reasons)
+    assert any(reason.startswith("negative share, more: off by") for reason in decision.reasons)
     (incident,) = world.ports.state.incidents(open_only=True)
     assert (incident.key, incident.title) == ("drift", decision.summary)
     entry = world.ports.state.ledger()[-1].decision
@@ -145,7 +145,7 @@ def test_a_held_batch_comes_first(world: World) -> None:
     decision = monitoring(world).check()
     assert decision.action is Action.HOLD
     assert decision.summary.startswith("Reviews are held back")
-    assert any("standard errors" in reason for reason in decision.reasons)  # and what else moved
+    assert any("off by" in reason for reason in decision.reasons)  # and what else moved
 
 
 def test_the_log_and_reviews_that_nobody_asked_about_are_one_window(

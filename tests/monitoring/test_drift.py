@@ -226,7 +226,7 @@ def test_a_text_is_repeated_when_it_came_among_the_last_ones() -> None:
 
 
 def measured(name: str, *, fired: bool = True) -> Measurement:
-    return Measurement(name, 9.0 if fired else 1.0, 3.0, fired, f"{name} is 9.0 standard errors off", 500)
+    return Measurement(name, 9.0 if fired else 1.0, 3.0, fired, f"{name}: off by 9.0", 500)
 
 
 def findings(*fired: str, **more: Any) -> Findings:
@@ -245,7 +245,7 @@ HELD = TrainingBatch("b7", None, NOON, Admission.HELD, ("lamp",), 400, ("a burst
         (Findings(NOON, None), Action.NOTHING, "nothing could be judged"),
         (findings("negative share, more"), Action.WATCH, "the model needs nothing"),
         (findings("rate of a word", "rates of all words"), Action.WATCH, "the model needs nothing"),
-        (findings("wrongly decoded texts"), Action.WATCH, "wrongly decoded texts is"),
+        (findings("wrongly decoded texts"), Action.WATCH, "wrongly decoded texts: off by"),
         (findings(alarms=["unknown words"]), Action.WATCH, "the stream raised an alarm on unknown words"),
         (findings("unknown words", new_labels=20), Action.LABEL, "Label 80 reviews, then train again"),
         (findings("new languages", new_part={"language": "id"}), Action.LABEL, "Label 100 reviews of language id"),

@@ -52,13 +52,13 @@ def decide(found: Findings) -> RetrainDecision:
     """The decision on these findings.
 
     >>> now = datetime(2026, 3, 2, 12)
-    >>> moved = Measurement("new languages", 9.0, 3.0, True, "new languages is 9.0 standard errors off", 500)
+    >>> moved = Measurement("new languages", 9.0, 3.0, True, "new languages: off by 9.0", 500)
     >>> part, drift = {"language": "id"}, {7: (DriftStatus.DRIFT, [moved])}
     >>> made = decide(Findings(now, "3", drift=drift, new_part=part, new_labels=20))
     >>> made.action, made.labels_wanted, made.label_where
     (<Action.LABEL: 'LABEL'>, 80, {'language': 'id'})
     """
-    fired = {days: [one for one in measured if one.fired] for days, (_, measured) in sorted(found.drift.items())}
+    fired = _fired(found.drift)
     reasons: dict[Action, list[str]] = {}
 
     def because(action: Action, *sentences: str) -> None:
@@ -72,7 +72,7 @@ def decide(found: Findings) -> RetrainDecision:
         if recent and found.previous_version is not None:
             because(Action.ROLLBACK, f"{found.loss.reason}; version {found.previous_version} answered before")
         because(Action.RETRAIN, found.loss.reason)
-    new = [one for days in fired for one in _told(fired, days, NEW_KNOWLEDGE)]
+    new = [sentence for name, sentence in fired if name in NEW_KNOWLEDGE]
     wanted = max(found.min_labels - found.new_labels, 0) if new else 0
     if new and wanted:
         where = _part(found.new_part)
@@ -82,11 +82,9 @@ def decide(found: Findings) -> RetrainDecision:
     if found.estimate is not None and found.estimate.fired and not (found.loss and found.loss.fired):
         wanted = wanted or found.min_labels
         because(Action.LABEL, f"{found.estimate.reason}; labels tell whether it is so")
-    for days in fired:
-        others = [one.name for one in fired[days] if one.name not in (*NEW_KNOWLEDGE, *BROKEN_SOURCE)]
-        because(Action.WATCH, *_told(fired, days, others))
-        if broken := _told(fired, days, BROKEN_SOURCE):
-            because(Action.WATCH, *broken, "mend the source of these reviews: no training helps")
+    because(Action.WATCH, *(told for name, told in fired if name not in (*NEW_KNOWLEDGE, *BROKEN_SOURCE)))
+    if broken := [told for name, told in fired if name in BROKEN_SOURCE]:
+        because(Action.WATCH, *broken, "mend the source of these reviews: no training helps")
     because(Action.WATCH, *(f"the stream raised an alarm on {name}" for name in found.alarms))
     action = next((one for one in ORDER if reasons.get(one)), Action.NOTHING)
     status = _status(found)
@@ -112,8 +110,19 @@ def decide(found: Findings) -> RetrainDecision:
 ORDER = (Action.HOLD, Action.ROLLBACK, Action.RETRAIN, Action.LABEL, Action.WATCH)
 
 
-def _told(fired: Mapping[int, Sequence[Measurement]], days: int, names: Sequence[str]) -> list[str]:
-    return [f"{one.reason} (last {_days(days)})" for one in fired[days] if one.name in names]
+def _fired(drift: Mapping[int, tuple[DriftStatus, Sequence[Measurement]]]) -> list[tuple[str, str]]:
+    """The name and a sentence of each statistic that fired: of the window in which it is furthest beyond its limit,
+    with all windows in which it fired."""
+    found: dict[str, list[tuple[float, int, Measurement]]] = {}
+    for days, (_, measured) in sorted(drift.items()):
+        for one in measured:
+            if one.fired and one.value is not None:
+                found.setdefault(one.name, []).append((one.value / max(one.limit or 0, 1e-9), days, one))
+    told = []
+    for name, times in found.items():
+        _, _, worst = max(times, key=lambda time: time[0])
+        told.append((name, f"{worst.reason} (last {', '.join(_days(days) for _, days, _ in times)})"))
+    return told
 
 
 def _dated(one: Measurement, days: int) -> Measurement:

@@ -418,4 +418,4 @@ def _reason(name: str, value: float, limit: float, window: Sketch, base: Sketch,
     where = f" ({', '.join(f'{key} {of}' for key, of in part.items())})" if part else ""
     told = f", {sides[0]:.1%} before and {sides[1]:.1%} now" if sides else ""
     beyond = "beyond" if value > limit else "within"
-    return f"{name}{where} is {value:.1f} standard errors off{told}: {beyond} the {limit:.1f} of chance"
+    return f"{name}{where}: off by {value:.1f}{told}, {beyond} the {limit:.1f} of chance"
