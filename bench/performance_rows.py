@@ -35,7 +35,7 @@ from mobile_sentiment_ops.monitoring.shares import GRID, Cells, class_shares, di
 
 AREA = "monitoring"
 SOURCES = ("fintech", "idea")
-TRIALS, EACH = 1_000, 5
+TRIALS, EACH = 600, 3
 """Trials of a cell, and how many share one parting."""
 TEST = 0.4
 LOSS = 0.07
@@ -158,7 +158,7 @@ def estimates(reviews: Reviews, rows: int, trials: int) -> Tally:
             ("moved, by shares, ", after, shares["after"]),
         ):
             counts = confidence_counts(reviews.p[places], reviews.predicted[places])
-            said = estimated_performance(counts, known, shares=None if by is None else by.values)
+            said = estimated_performance(counts, known, shares=by)
             right = (reviews.truth[places] == reviews.predicted[places]).mean()
             for what, one, true in zip(
                 ("accuracy", "macro_f1"), said, (right, macro_f1(reviews.table(places))[0]), strict=True

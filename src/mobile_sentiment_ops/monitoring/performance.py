@@ -11,7 +11,7 @@ normalised (Hajek 1971). Without labels, a review that means otherwise than it u
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -21,11 +21,12 @@ import polars as pl
 
 from mobile_sentiment_ops.errors import TooFewRows
 from mobile_sentiment_ops.models.evaluation import MIN_SLICE_ROWS
-from mobile_sentiment_ops.monitoring.shares import Z95, inside
+from mobile_sentiment_ops.monitoring.shares import Z95, Shares, inside
 from mobile_sentiment_ops.types import LABELS, Measurement
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Part = Mapping[str, str]
 
 WHOLE_SHARE, SLICES_SHARE = 0.7, 0.15
 """Of the false alarms, what all reviews together may raise, and all slices. The rest is kept back: macro-F1 of some
@@ -103,6 +104,15 @@ def macro_f1(shares: Floats) -> tuple[float, Floats]:
     return float(f1.mean()), slope / len(LABELS)
 
 
+def accuracy(shares: Floats) -> tuple[float, Floats]:
+    """The same for the share that is right.
+
+    >>> accuracy(np.diag([0.2, 0.3, 0.5]))[0]
+    1.0
+    """
+    return float(np.trace(shares)), np.eye(3)
+
+
 def live_performance(
     labelled: pl.DataFrame,
     tested: pl.DataFrame,
@@ -135,7 +145,7 @@ def live_performance(
             f"the champion's test has only {before.lacks(0)}; expected {MIN_CLASS} of each to compare with"
         )
     whole = _tables(labelled, (), 0).get((), _NOTHING)
-    slices: list[tuple[Mapping[str, str], Table, Table]] = []
+    slices: list[tuple[Part, Table, Table]] = []
     for names in (names for names in _SLICES if {*names} <= {*labelled.columns}):
         homes = _tables(tested, names[:1], MIN_SLICE_ROWS) if names[0] in tested.columns else {}
         for key, table in _tables(labelled, names, MIN_SLICE_ROWS).items():
@@ -146,10 +156,11 @@ def live_performance(
     normal = NormalDist()
     z = normal.inv_cdf(1 - WHOLE_SHARE * false_alarms)
     losses = [_loss(whole, before, {}, min_labels, max_loss, target, z)]
-    measured = [*_figures(whole, {}, min_labels), losses[0]]
+    figures = {"macro-F1": macro_f1, "accuracy": accuracy}
+    measured = [*(_figure(name, of, whole, {}, min_labels) for name, of in figures.items()), losses[0]]
     z = normal.inv_cdf(1 - SLICES_SHARE * false_alarms / max(len(slices), 1))
     for part, table, home in slices:
-        measured.append(_figures(table, part, MIN_SLICE_ROWS)[0])
+        measured.append(_figure("macro-F1", macro_f1, table, part, MIN_SLICE_ROWS))
         loss = _loss(table, home, part, MIN_SLICE_ROWS, max_loss, 0.0, z)
         if loss.fired and not target:
             losses.append(loss)
@@ -179,22 +190,19 @@ def _tables(cells: pl.DataFrame, names: tuple[str, ...], least: int) -> dict[tup
     return {key: Table(*tables) for key, tables in found.items()}
 
 
-def _figures(live: Table, part: Mapping[str, str], least: int) -> list[Measurement]:
-    """Macro-F1 and accuracy."""
-    if lacks := live.lacks(least):
-        why = f"not measured: only {lacks}"
-        return [Measurement(name, None, None, False, why, live.n, part=part) for name in ("macro-F1", "accuracy")]
-    found = []
-    for name, (value, slope) in zip(("accuracy", "macro-F1"), _both(live.shares), strict=True):
-        ends = inside(value, live.error(slope))
-        reason = f"{name}{_of(part)} is {value:.3f} ({ends.low:.3f} to {ends.high:.3f}) by {_by(live)}"
-        found.append(Measurement(name, value, None, False, reason, live.n, ends.low, ends.high, part))
-    return found[::-1]
-
-
-def _loss(
-    live: Table, test: Table, part: Mapping[str, str], least: int, max_loss: float, target: float, z: float
+def _figure(
+    name: str, of: Callable[[Floats], tuple[float, Floats]], live: Table, part: Part, least: int
 ) -> Measurement:
+    """Macro-F1 or accuracy."""
+    if lacks := live.lacks(least):
+        return Measurement(name, None, None, False, f"not measured: only {lacks}", live.n, part=part)
+    value, slope = of(live.shares)
+    ends = inside(value, live.error(slope))
+    reason = f"{name}{_of(part)} is {value:.3f} ({ends.low:.3f} to {ends.high:.3f}) by {_by(live)}"
+    return Measurement(name, value, None, False, reason, live.n, ends.low, ends.high, part)
+
+
+def _loss(live: Table, test: Table, part: Part, least: int, max_loss: float, target: float, z: float) -> Measurement:
     """What is lost, with the largest loss that does not fire as its limit.
 
     Its error is a score test's (Rao 1948): that which chance makes when nothing is lost and each class is answered as
@@ -223,7 +231,7 @@ def _loss(
     return Measurement(name, lost, limit, lost > limit, reason, live.n, *ends, part)
 
 
-def _of(part: Mapping[str, str]) -> str:
+def _of(part: Part) -> str:
     return f" of {', '.join(f'{name} {value}' for name, value in part.items())}" if part else ""
 
 
@@ -284,20 +292,20 @@ def estimated_performance(
     *,
     max_loss: float = 0.05,
     min_reviews: int = 50,
-    shares: Floats | None = None,
+    shares: Shares | None = None,
 ) -> tuple[Measurement, Measurement]:
     """Accuracy and macro-F1 of reviews by their counts (3, 20) of prediction and confidence, with 95% intervals that
     hold the chance of these reviews and that of the test rows. Each fires when it is more than `max_loss` below the
     test's, and beyond chance.
 
     It sees reviews that are harder than the test's, and no word that changed its meaning: only labels show that. Where
-    the shares of the classes moved it is biased, unless they are given as `shares` (3,), such as EM finds them: the
-    test's truths are then weighted to those.
+    the shares of the classes moved it is biased, unless they are given, as `class_shares` finds them: the test's truths
+    are then weighted to those, and their error counts.
 
     >>> p, truth = np.array([[0.9, 0.05, 0.05]] * 10), np.array([0] * 8 + [1, 2])
     >>> known = Confidence.of(p, truth * 0, truth)
-    >>> accuracy, _ = estimated_performance(10 * confidence_counts(p, truth * 0), known)
-    >>> round(accuracy.value, 2), accuracy.fired
+    >>> found, _ = estimated_performance(10 * confidence_counts(p, truth * 0), known)
+    >>> round(found.value, 2), found.fired
     (0.81, False)
     """
     n, test, chances = int(counts.sum()), known.table / max(known.table.sum(), 1), known.chances
@@ -307,24 +315,27 @@ def estimated_performance(
         first, second = (Measurement(name, None, None, False, why, n) for name in names)
         return first, second
     if shares is not None:
-        chances = chances * (shares / np.maximum(test.sum(axis=1), 1 / known.table.sum()))
+        chances = chances * (shares.values / np.maximum(test.sum(axis=1), 1 / known.table.sum()))
         chances = chances / chances.sum(axis=2, keepdims=True)
     part = counts / n
     found: list[Measurement] = []
     live = np.einsum("pb,pbt->tp", part, chances)
-    for name, (value, slope), (was, _) in zip(names, _both(live), _both(test), strict=True):
+    for name, of in zip(names, (accuracy, macro_f1), strict=True):
+        (value, slope), (was, _) = of(live), of(test)
         rises = slope.T[:, None, :]
-        spread = (chances * rises**2).sum(axis=2) - (chances * rises).sum(axis=2) ** 2
-        error = math.sqrt((spread * (part / n + part**2 / (known.counts.sum(axis=2) + BEFORE))).sum())
+        away = rises - (chances * rises).sum(axis=2, keepdims=True)
+        spread = (chances * away**2).sum(axis=2)
+        variance = (spread * (part / n + part**2 / (known.counts.sum(axis=2) + BEFORE))).sum()
+        if shares is not None:
+            by_share = np.einsum("pb,pbt,pbt->t", part, chances, away) / shares.values
+            variance += by_share @ shares.covariance @ by_share
+        error = math.sqrt(variance)
         ends, limit = inside(value, error), was - max(max_loss, Z95 * error)
         reason = (
             f"{name} is {value:.3f} ({ends.low:.3f} to {ends.high:.3f}), {was:.3f} in the test; what means otherwise"
         )
-        reason += " than it did goes unseen" + (", as do shares of the classes that moved" if shares is None else "")
+        reason += " than it did goes unseen" + (
+            ", and shares of the classes that moved bias it" if shares is None else ""
+        )
         found.append(Measurement(name, value, limit, value < limit, reason, n, ends.low, ends.high))
     return found[0], found[1]
-
-
-def _both(shares: Floats) -> tuple[tuple[float, Floats], tuple[float, Floats]]:
-    """Accuracy and macro-F1, and how they rise."""
-    return (float(np.trace(shares)), np.eye(3)), macro_f1(shares)
