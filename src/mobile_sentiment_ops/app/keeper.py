@@ -22,6 +22,7 @@ from mobile_sentiment_ops.app.monitoring import MonitoringHandler
 from mobile_sentiment_ops.app.prediction import REPEATED
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, predictions_table
 from mobile_sentiment_ops.errors import MsoError, NotFound, StoreError
+from mobile_sentiment_ops.monitoring.sketch import SKETCHES_TABLE
 from mobile_sentiment_ops.ports import Bundles, Clock, KeeperReport, Live, Published, Registry, Spool, State, Tables
 from mobile_sentiment_ops.settings import Api
 from mobile_sentiment_ops.types import Beat, Champion, DriftStatus, JobState, RetrainDecision, Severity
@@ -198,7 +199,8 @@ class Keeper:
                     self._observe(rows, segment.key)
                     self._spool.forget(segment)
                 if self._appends >= COMPACT_EVERY:
-                    self._tables.compact(PREDICTIONS_TABLE)
+                    for table in (PREDICTIONS_TABLE, SKETCHES_TABLE):
+                        self._tables.compact(table)
                     self._appends = 0
             except StoreError as err:
                 self.drain_fault = str(err)

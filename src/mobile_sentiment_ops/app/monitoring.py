@@ -35,10 +35,10 @@ from mobile_sentiment_ops.monitoring.explanation import Explanation, explain
 from mobile_sentiment_ops.monitoring.page import report_page
 from mobile_sentiment_ops.monitoring.performance import Confidence, estimated_performance, live_performance
 from mobile_sentiment_ops.monitoring.reference import MIN_ROWS, Reference, read_reference
-from mobile_sentiment_ops.monitoring.rows import DIMENSIONS, MOMENTS, Vocabulary, rows_of
+from mobile_sentiment_ops.monitoring.rows import DIMENSIONS, MOMENTS, Rows, Vocabulary, rows_of
 from mobile_sentiment_ops.monitoring.shares import Cells, class_shares, grid_cells
 from mobile_sentiment_ops.monitoring.sketch import SKETCH_SCHEMA, SKETCHES_TABLE, Sketch, Window, sketched
-from mobile_sentiment_ops.monitoring.stream import Stream, StreamLimits, follow, stream_limits
+from mobile_sentiment_ops.monitoring.stream import Alarm, Stream, StreamLimits, follow, stream_limits
 from mobile_sentiment_ops.ports import Bundles, Clock, Files, Registry, State, Tables
 from mobile_sentiment_ops.settings import Monitoring
 from mobile_sentiment_ops.types import (
@@ -58,7 +58,9 @@ log = structlog.get_logger()
 
 BEFORE_WINDOWS = 4
 """An explanation compares a window with so many of its length before it."""
-SAID_AGAIN = timedelta(days=1)
+SAID_AGAIN = CALM = timedelta(days=1)
+STREAM = "stream/"
+"""Keys of incidents that the stream raises begin so."""
 
 _SCORED = ("review_id", "event_time", "label", *PROBABILITIES, *DIMENSIONS, "text")
 _DECISION = TypeAdapter(RetrainDecision)
@@ -107,17 +109,31 @@ class MonitoringHandler:
             self.tables.append(
                 SKETCHES_TABLE, sketches.to_arrow(), key=(f"{key[0]} {version}", key[1]) if key else None
             )
-            judge = self._judge  # the one of the last check: its limits take seconds, and a drain waits for nothing
-            if judge is None or judge.champion.version != version or judge.stream is None:
-                continue
-            state = self._stream[1] if self._stream[0] == version else Stream()
-            state, alarms = follow(state, made, judge.stream)
-            self._stream = (version, state)
-            for signal in {alarm.signal for alarm in alarms}:
+            for signal in self._alarms(version, made):
                 title = f"The stream of reviews raised an alarm on {signal}"
-                detail = f"after {state.seen:,} reviews of version {version}; `mso monitor explain` says what moved"
-                self.incidents.report(f"stream/{signal}", Severity.WARNING, title, detail)
+                detail = f"among the reviews that version {version} judged; `mso monitor explain` says what moved"
+                self.incidents.report(f"{STREAM}{signal}", Severity.WARNING, title, detail)
         return found
+
+    def _alarms(self, version: str, made: Rows) -> set[str]:
+        """Signals that raised an alarm among these reviews, which are the newest of the log; after a start, the
+        stream is followed from the log's beginning first."""
+        judge = self._judge  # the one of the last check: its limits take seconds, and a drain waits for nothing
+        if judge is None or judge.champion.version != version or judge.stream is None:
+            return set()
+        if self._stream[0] == version:
+            state, alarms = follow(self._stream[1], made, judge.stream)
+        else:
+            state, alarms = Stream(), []
+            columns, which = [*_SCORED, "model_version"], {"model_version": version}
+            for batch in self.tables.batches(PREDICTIONS_TABLE, columns, equals=which):
+                for rows, _ in self._by_version(cast(pl.DataFrame, pl.from_arrow(batch))):
+                    seen = state.seen
+                    state, more = follow(state, rows_of(rows, self._vocabulary(version)), judge.stream)
+                    alarms += [Alarm(alarm.signal, seen + alarm.row) for alarm in more]
+            alarms = [alarm for alarm in alarms if alarm.row >= state.seen - len(made)]
+        self._stream = (version, state)
+        return {alarm.signal for alarm in alarms}
 
     def mend(self) -> bool:
         """Make the sketches again from the log when they are not of as many predictions; whether they were."""
@@ -287,17 +303,24 @@ class MonitoringHandler:
             performance=performance,
             loss=loss,
             estimate=estimate,
-            alarms=[
-                found.key.removeprefix("stream/")
-                for found in self.state.incidents(open_only=True)
-                if found.key.startswith("stream/")
-            ],
+            alarms=self._standing_alarms(now),
             held=[batch for batch in self.state.batches() if batch.admission is Admission.HELD],
             new_part=part,
             labels=told.height,
             new_labels=_of_new(told, part, judge.reference) if fired else 0,
             min_labels=self.settings.min_labels,
         )
+
+    def _standing_alarms(self, now: datetime) -> list[str]:
+        """Signals of the stream whose alarm is not over: one that was not raised again for a day is."""
+        standing = []
+        for found in self.state.incidents(open_only=True):
+            if found.key.startswith(STREAM):
+                if now - found.seen_at >= CALM:
+                    self.incidents.well(found.key, "it was not raised again for a day")
+                else:
+                    standing.append(found.key.removeprefix(STREAM))
+        return standing
 
     def _performance(
         self, judge: Judge, told: pl.DataFrame, sketches: pl.DataFrame
