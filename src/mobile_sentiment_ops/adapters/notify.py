@@ -36,7 +36,7 @@ NEXT = {
     "silence": "`mso status` shows what runs, `mso jobs` how trainings went; GET /readyz says what is away. ",
     "alerts": "`mso alert test` sends a test by every channel and says what each of them answers. ",
     **dict.fromkeys(("drift", "stream"), "`mso monitor explain` names the apps, versions and words that moved. "),
-    "performance": "`mso monitor performance` shows where; `mso retrain` trains on the newest reviews. ",
+    "batch-held": "`mso batches list` shows what waits; look at it, then admit or refuse it. ",
 }
 """What to do next, by the part of an incident's key before the slash."""
 

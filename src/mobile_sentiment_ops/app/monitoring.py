@@ -26,7 +26,7 @@ from mobile_sentiment_ops.app.incidents import IncidentHandler, beat
 from mobile_sentiment_ops.app.model_files import open_bundle
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, PROBABILITIES, masked_texts, prediction_schema
 from mobile_sentiment_ops.data.reviews import labelled
-from mobile_sentiment_ops.errors import BundleError, MsoError, NoModel, NotFound, TooFewRows
+from mobile_sentiment_ops.errors import BundleError, MsoError, NoModel, NotFound, TooFewRows, Unavailable
 from mobile_sentiment_ops.models.compiled import CompiledModel, compile_model
 from mobile_sentiment_ops.monitoring import DECISION_FILE, REPORTS
 from mobile_sentiment_ops.monitoring.decision import Findings, decide
@@ -175,6 +175,9 @@ class MonitoringHandler:
             except (BundleError, NotFound) as err:
                 log.warning("no word counts as unknown", version=version, error=str(err))
                 self._vocabularies[version] = None
+            except Unavailable as err:
+                log.warning("no word counts as unknown while the registry is away", version=version, error=str(err))
+                return None
         return self._vocabularies[version]
 
     def _registered(self, version: str) -> str:
