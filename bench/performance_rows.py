@@ -2,7 +2,7 @@
 
     python -m bench.performance_rows
 
-On real reviews that the champion never saw (shifts.py), parted by chance, anew every few trials, into its test and the
+On real reviews that the champion never saw (shifts.py), parted by chance anew in each trial into its test and the
 reviews that windows are drawn from without replacement. A loss of 7 points is made by another truth: of each review
 with the same chance, or of one class alone, such that expected macro-F1 is .07 lower. A window in which the negative
 share moved has 10 to 60% negatives, all others as they were among each other.
@@ -35,8 +35,7 @@ from mobile_sentiment_ops.monitoring.shares import GRID, Cells, class_shares, di
 
 AREA = "monitoring"
 SOURCES = ("fintech", "idea")
-TRIALS, EACH = 600, 3
-"""Trials of a cell, and how many share one parting."""
+TRIALS = 600
 TEST = 0.4
 LOSS = 0.07
 NEGATIVES = (0.1, 0.6)
@@ -66,7 +65,7 @@ class Reviews:
 
     def parted(self, trial: int) -> tuple[Places, Places]:
         """The champion's test, and what windows are drawn from."""
-        order = np.random.default_rng([0, trial // EACH]).permutation(len(self.truth))
+        order = np.random.default_rng([0, trial]).permutation(len(self.truth))
         cut = round(TEST * len(order))
         return order[:cut], order[cut:]
 
