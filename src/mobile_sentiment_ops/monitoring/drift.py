@@ -33,7 +33,6 @@ STATISTICS = {
     "negative share of a slice": 2.0,
     "predicted labels": 1.0,
     "rate of a word": 1.5,
-    "rates of all words": 1.0,
     "length": 1.0,
     "unknown words": 1.0,
     "letters beyond ASCII": 1.0,
@@ -278,10 +277,8 @@ def _statistics(window: _Sums, base: _Sums, parts: Sequence[Part]) -> tuple[Floa
     labels = _deviance(window.classes, base.classes, window.n[:, None], base.n[:, None])
     shapes = _standardised(window.moments[:, :4], told[:, None], base.moments[:, :4], base.squares, base_told[:, None])
     negative = _standardised(window.negative, window.n, base.negative, base.negative_squared, base.n)
-    either = (window.words > 0) | (base.words > 0)
-    every_word = np.sqrt(np.where(either, of_word**2, 0).sum(axis=1))
     texts = (
-        *(np.abs(of_word).max(axis=1, initial=0), every_word),
+        np.abs(of_word).max(axis=1, initial=0),
         *np.abs(shapes).T,
         *np.maximum(flags, 0).T,
         *(of_text.max(axis=1, initial=0), np.maximum(_signed_deviance(pairs, expected + 0.5), 0)),
