@@ -49,6 +49,9 @@ BRANDS = {
     "jupiter": "money.jupiter",
     "akudo": "akudo.technologies",
     "bharat": "com.bharatpe.app",
+    "famcard": "Fampay",
+    "fi": "com.epifi.paisa",
+    "niyo": "com.niyo.equitassavingsaccount",
 }
 KINDS = ("lr", "nbsvm")
 MIN_WEEK = 300
@@ -139,6 +142,7 @@ class Planted:
 
     def rows(self) -> Iterator[Row]:
         cells: dict[tuple[str, ...], float] = {}
+        alone: dict[tuple[str, ...], float] = {}
         held: list[bool] = []
         for brand in BRANDS:
             for template in TEMPLATES:
@@ -151,6 +155,7 @@ class Planted:
                         for kind in KINDS:
                             rises[kind].append(0.0 if fired else self.rise(kind, end, brand, batch))
                     cells |= {(brand, template, str(count), kind): float(np.mean(rises[kind])) for kind in KINDS}
+                    alone |= {(brand, template, str(count), kind): max(rises[kind]) for kind in KINDS}
         worst = max(cells, key=lambda cell: cells[cell])
         peers = {
             f"without alarms, {count} planted": max(
@@ -161,7 +166,11 @@ class Planted:
             for count in (50, 500)
         }
         counts = {brand: len(texts) for brand, texts in self.good.items()}
-        note = f"worst: {', '.join(worst)}; {sum(held)} of {len(held)} batches were held; good reviews: {counts}"
+        single, beyond = max(alone, key=lambda cell: alone[cell]), sum(rise > 0.05 for rise in alone.values())
+        note = (
+            f"worst: {', '.join(worst)}; in a single batch {alone[single]:.3f} ({', '.join(single)}), {beyond} of "
+            f"{len(alone)} cells have one above .05; {sum(held)} of {len(held)} batches held; good reviews: {counts}"
+        )
         spread = (min(cells.values()), cells[worst])
         name = "poisoning/worst_rise"
         yield goal_row(AREA, name, round(cells[worst], 4), spread=spread, n=len(cells), peers=peers, note=note)
