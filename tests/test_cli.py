@@ -256,7 +256,7 @@ def test_what_moved_is_told_in_words_figures_and_pages(mso: Mso, demo_workspace:
     told = mso(*here, "run")
     assert told.out.startswith("NOTHING: Nothing is to be done: nothing could be judged")  # the demo world has ended
     assert mso(*here, "drift", "--json").json["drift"] == "too-few"
-    assert "labels are there" in mso(*here, "performance").out
+    assert "0 of 100 labels" in mso(*here, "performance").out
     assert mso(*here, "performance", "--json").json["model_version"] == "1"
     explained = mso(*here, "explain", "--days", "28", "--until", "2026-09-01")
     assert explained.out.startswith("The share of negative reviews")

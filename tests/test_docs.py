@@ -36,7 +36,16 @@ COMMANDS = typer.main.get_command(mso)
 HANDLERS = {handler.__name__: handler for handler in (DataHandler, PredictionHandler, MLOpsHandler)}
 
 NOT_OURS = {"mso.toml", "data_prediction/", "reports/", "/health", "demo.wallet", "demo.photo"} | {
-    *("silence/drain", "silence/spool", "silence/PART", "alerts/CHANNEL", "ingest/google-play", "ingest/app-store"),
+    *(
+        "silence/drain",
+        "silence/spool",
+        "silence/PART",
+        "alerts/CHANNEL",
+        "stream/SIGNAL",
+        "batch-held/BATCH",
+        "ingest/google-play",
+        "ingest/app-store",
+    ),
 }
 """Names with the look of a file, a route or a setting: the user's own, in the workspace, MLflow's, an app's, of an
 incident, of a part of the pipeline."""

@@ -28,7 +28,7 @@ from mobile_sentiment_ops.types import DriftStatus, Measurement
 Floats = npt.NDArray[np.float64]
 
 STATISTICS = {
-    "negative share, more": 24.0,
+    "negative share, more": 40.0,
     "negative share, less": 4.0,
     "negative share of a slice": 2.0,
     "predicted labels": 1.0,
