@@ -191,7 +191,8 @@ class Platform:
             tables=self.tables,
             clock=self.clock,
             api=self.settings.api,
-            monitoring=self.monitoring,
+            files=self.files,
+            monitoring=lambda: self.monitoring,
         )
 
     @cached_property

@@ -15,8 +15,8 @@ from mobile_sentiment_ops.app.monitoring import MonitoringHandler
 from mobile_sentiment_ops.bootstrap import Platform
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, Review, predictions_table
 from mobile_sentiment_ops.errors import NoModel
-from mobile_sentiment_ops.monitoring import DECISION_FILE
-from mobile_sentiment_ops.monitoring.sketch import SKETCHES_TABLE, Sketch
+from mobile_sentiment_ops.monitoring import DECISION_FILE, SKETCHES_TABLE
+from mobile_sentiment_ops.monitoring.sketch import Sketch
 from mobile_sentiment_ops.settings import Api, Monitoring, Settings
 from mobile_sentiment_ops.types import Action, Admission, DriftStatus, TrainingBatch
 
@@ -212,28 +212,28 @@ def test_the_stream_raises_an_alarm_before_a_window_ends(world: World, serve: Ca
     later(world, reviews(60, since=JUNE))
     frame = angry(200, JUNE + timedelta(days=3))
     server = serve(world.ports)
-    server.keeper._monitoring.check()
+    server.keeper._monitoring().check()
     server.follow()
     server.batch().predict([Review(text) for text in frame["review_text"]])
     server.keeper.drain()
     keys = {found.key for found in world.ports.state.incidents(open_only=True)}
     assert "stream/negative share" in keys
     again = serve(world.ports)  # another keeper goes on where this one was
-    again.keeper._monitoring.check()
+    again.keeper._monitoring().check()
     again.follow()
     again.batch().predict([Review("Love it")])
     again.keeper.drain()
-    assert again.keeper._monitoring._stream[1].sums == followed(server, again)
+    assert again.keeper._monitoring()._stream[1].sums == followed(server, again)
     world.ports.clock.advance(timedelta(hours=30))
-    again.keeper._monitoring.check()
+    again.keeper._monitoring().check()
     assert not {found.key for found in world.ports.state.incidents(open_only=True)} & keys
 
 
 def followed(before: Serving, after: Serving) -> tuple[int, ...]:
     """Where the stream of one keeper is after the last review of another."""
     rows = pl.DataFrame(pl.from_arrow(after.keeper._tables.read(PREDICTIONS_TABLE)))[-1:]
-    before.keeper._monitoring.observe(rows.to_arrow())
-    return before.keeper._monitoring._stream[1].sums
+    before.keeper._monitoring().observe(rows.to_arrow())
+    return before.keeper._monitoring()._stream[1].sums
 
 
 def test_what_is_found_reaches_the_headers_of_answers(world: World, serve: Callable[..., Serving]) -> None:

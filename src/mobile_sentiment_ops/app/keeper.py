@@ -7,8 +7,9 @@ report   tell the others how MLflow, the table and the bucket are
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -18,17 +19,29 @@ import structlog
 
 from mobile_sentiment_ops.app.incidents import beat
 from mobile_sentiment_ops.app.model_files import compiled_form, open_bundle
-from mobile_sentiment_ops.app.monitoring import MonitoringHandler
 from mobile_sentiment_ops.app.prediction import REPEATED
 from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, predictions_table
 from mobile_sentiment_ops.errors import MsoError, NotFound, StoreError
-from mobile_sentiment_ops.monitoring.sketch import SKETCHES_TABLE
-from mobile_sentiment_ops.ports import Bundles, Clock, KeeperReport, Live, Published, Registry, Spool, State, Tables
+from mobile_sentiment_ops.monitoring import DECISION_FILE, SKETCHES_TABLE
+from mobile_sentiment_ops.ports import (
+    Bundles,
+    Clock,
+    Files,
+    KeeperReport,
+    Live,
+    Published,
+    Registry,
+    Spool,
+    State,
+    Tables,
+)
 from mobile_sentiment_ops.settings import Api
 from mobile_sentiment_ops.types import Beat, Champion, DriftStatus, JobState, RetrainDecision, Severity
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from mobile_sentiment_ops.app.monitoring import MonitoringHandler
 
 log = structlog.get_logger()
 
@@ -54,7 +67,8 @@ class Keeper:
         tables: Tables,
         clock: Clock,
         api: Api,
-        monitoring: MonitoringHandler,
+        files: Files,
+        monitoring: Callable[[], MonitoringHandler],
     ) -> None:
         self._state = state
         self._bundles = bundles
@@ -64,14 +78,15 @@ class Keeper:
         self._tables = tables
         self._clock = clock
         self._api = api
-        self._monitoring = monitoring
+        self._files = files
+        self._monitoring = monitoring  # seconds to import, which a start does not wait for
         self._following = threading.Lock()
         self._draining = threading.Lock()
         self._published: Published | None = None
         # the token of a champion that could not be served, and until when it is left alone
         self._broken: tuple[int, datetime] | None = None
         self._appends = 0
-        self._checked: tuple[datetime, RetrainDecision | None] | None = None
+        self._checked: tuple[datetime, str, DriftStatus] | None = None
         self.drain_fault = ""
         """Why predictions wait in the spool; empty when they do not."""
 
@@ -116,21 +131,21 @@ class Keeper:
         now = self._clock.now()
         if self._checked is None or now - self._checked[0] >= DRIFT_EVERY:
             try:
-                self._checked = (now, self._monitoring.decision())
-            except StoreError as err:
-                log.warning("the last check cannot be read", error=str(err))
-                self._checked = (now, None)
-        decision = self._checked[1]
-        known = decision is not None and decision.model_version == champion.version
-        return decision.drift if decision is not None and known else DriftStatus.NO_REFERENCE
+                told = json.loads(self._files.read(DECISION_FILE))
+                self._checked = (now, str(told["model_version"]), DriftStatus(told["drift"]))
+            except (StoreError, NotFound, ValueError, KeyError, TypeError) as err:
+                if not isinstance(err, NotFound):
+                    log.warning("the last check cannot be read", error=str(err))
+                self._checked = (now, "", DriftStatus.NO_REFERENCE)
+        return self._checked[2] if self._checked[1] == champion.version else DriftStatus.NO_REFERENCE
 
     def check(self) -> RetrainDecision | None:
         """Let monitoring look at the newest windows when it is time to, with sketches of all that is logged."""
-        if not self._monitoring.due():
+        if not self._monitoring().due():
             return None
         with self._draining:
-            self._monitoring.mend()
-        decision = self._monitoring.check()
+            self._monitoring().mend()
+        decision = self._monitoring().check()
         self._checked = None
         return decision
 
@@ -216,7 +231,7 @@ class Keeper:
     def _observe(self, rows: pa.Table, key: tuple[str, int]) -> None:
         """Sketches of what was kept; what fails here is made good from the log by the next check."""
         try:
-            self._monitoring.observe(rows, key)
+            self._monitoring().observe(rows, key)
         except Exception as err:  # whatever it is, the predictions are safe and the drain goes on
             log.warning("no sketches of a segment", segment=key, error=str(err), exc_info=not isinstance(err, MsoError))
 

@@ -28,7 +28,7 @@ from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, PROBABILITI
 from mobile_sentiment_ops.data.reviews import labelled
 from mobile_sentiment_ops.errors import BundleError, MsoError, NoModel, NotFound, TooFewRows, Unavailable
 from mobile_sentiment_ops.models.compiled import CompiledModel, compile_model
-from mobile_sentiment_ops.monitoring import DECISION_FILE, REPORTS
+from mobile_sentiment_ops.monitoring import DECISION_FILE, REPORTS, SKETCHES_TABLE
 from mobile_sentiment_ops.monitoring.decision import Findings, decide
 from mobile_sentiment_ops.monitoring.drift import Limits, check_drift, draw_limits
 from mobile_sentiment_ops.monitoring.explanation import Explanation, explain
@@ -37,7 +37,7 @@ from mobile_sentiment_ops.monitoring.performance import Confidence, estimated_pe
 from mobile_sentiment_ops.monitoring.reference import MIN_ROWS, Reference, read_reference
 from mobile_sentiment_ops.monitoring.rows import DIMENSIONS, MOMENTS, Rows, Vocabulary, rows_of
 from mobile_sentiment_ops.monitoring.shares import Cells, class_shares, grid_cells
-from mobile_sentiment_ops.monitoring.sketch import SKETCH_SCHEMA, SKETCHES_TABLE, Sketch, Window, sketched
+from mobile_sentiment_ops.monitoring.sketch import SKETCH_SCHEMA, Sketch, Window, sketched
 from mobile_sentiment_ops.monitoring.stream import Alarm, Stream, StreamLimits, follow, stream_limits
 from mobile_sentiment_ops.ports import Bundles, Clock, Files, Registry, State, Tables
 from mobile_sentiment_ops.settings import Monitoring

@@ -90,7 +90,7 @@ def keeper_tasks(platform: Platform, *, train_if_missing: bool) -> list[Task]:
         platform.settings.monitoring.silence_hours,
         platform.clock.now(),
     )
-    mlflow, tried, drained_at, watched_at = "not asked yet", False, 0.0, 0.0
+    mlflow, tried, drained_at, watched_at, began = "not asked yet", False, 0.0, 0.0, time.monotonic()
     figures: tuple[tuple[Beat, ...], dict[Severity, int]] = (), {}
 
     def champion() -> None:
@@ -118,6 +118,10 @@ def keeper_tasks(platform: Platform, *, train_if_missing: bool) -> list[Task]:
             incidents.watch(silence, started_at)
         figures = incidents.figures()
 
+    def monitor() -> None:
+        if time.monotonic() - began >= MONITOR_SECONDS:  # a start has more to do
+            keeper.check()
+
     def report() -> None:
         beats, counts = figures
         keeper.report(mlflow=mlflow, bucket=outbox.fault, beats=beats, incidents=counts)
@@ -129,7 +133,7 @@ def keeper_tasks(platform: Platform, *, train_if_missing: bool) -> list[Task]:
         Task("mlflow", ask_mlflow, MLFLOW_SECONDS),
         Task("jobs", lambda: close_lost_jobs(state, platform.launcher, platform.clock), JOBS_SECONDS),
         Task("watch", watch, FIGURES_SECONDS),
-        Task("monitor", keeper.check, MONITOR_SECONDS),
+        Task("monitor", monitor, MONITOR_SECONDS),
         *(Task(f"alerts-{to.name}", partial(incidents.tell, to), ALERTS_SECONDS) for to in incidents.channels),
         Task("report", report, REPORT_SECONDS),
     ]

@@ -1,5 +1,6 @@
 """Whether the model still is what it was: windows, drift, performance, explanations, the retrain decision."""
 
+SKETCHES_TABLE = "sketches"
 DECISION_FILE = "monitoring/decision.json"
 """In the bucket: what the last finished check decided."""
 REPORTS = "reports/"

@@ -34,7 +34,6 @@ from mobile_sentiment_ops.monitoring.rows import (
     Rows,
 )
 
-SKETCHES_TABLE = "sketches"
 SKETCH_FORMAT = 1
 
 CLASSES = ("negative", "neutral", "positive")
