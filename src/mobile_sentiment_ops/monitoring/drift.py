@@ -332,16 +332,16 @@ def _of_slices(window: _Sums, base: _Sums, parts: Sequence[Part]) -> tuple[Float
 
 
 def _newcomers(window: _Sums, base: _Sums, parts: Sequence[Part]) -> Floats:
-    """Reviews of apps and of languages that the base has none of, as `_deviance` has counts of zero."""
+    """Reviews of apps and of languages that the base has none of, as `_deviance` has counts: as many are to be expected
+    as the base has of those it has one of (Good 1953)."""
     found = np.zeros((len(window.n), 2))
     for column, dimension in enumerate(("app", "language")):
         of = np.array([part[0] == dimension for part in parts], bool)
         if of.any():
             known, here = base.slices[:, 0, of], window.slices[:, 0, of]
-            new = np.where(known > 0, 0.0, here).sum(axis=1)
-            found[:, column] = np.where(
-                known.sum(axis=1) > 0, np.maximum(_deviance(new, np.zeros(1), window.n, base.n), 0), 0
-            )
+            new, rare = np.where(known > 0, 0.0, here).sum(axis=1), (known == 1).sum(axis=1)
+            apart = np.maximum(_deviance(new, rare, window.n, base.n), 0)
+            found[:, column] = np.where(known.sum(axis=1) > 0, apart, 0)
     return found
 
 
