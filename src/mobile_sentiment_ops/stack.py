@@ -30,7 +30,7 @@ from mobile_sentiment_ops.errors import Busy, MsoError, Unavailable
 from mobile_sentiment_ops.processes import Processes, require_free
 from mobile_sentiment_ops.screen import Screen, Step
 from mobile_sentiment_ops.settings import Settings
-from mobile_sentiment_ops.types import Champion, IngestReport, Job, JobState
+from mobile_sentiment_ops.types import Champion, Decision, IngestReport, Job, JobState
 
 MLFLOW_WITHIN_SECONDS = 120.0
 API_WITHIN_SECONDS = 60.0
@@ -260,7 +260,7 @@ class _Stack:
             self.processes.check()
             for entry in self._platform.state.ledger(after=self._told_until):
                 self._told_until = entry.seq
-                self._screen.say(f"    version {entry.decision.subject}: {entry.decision.reason}")
+                self._screen.say(f"    {_subject(entry.decision)}: {entry.decision.reason}")
             job = next(iter(_unfinished(self._platform)), None)
             if shown is not None and step is not None and (job is None or job.job_id != shown.job_id):
                 ended = self._platform.state.job(shown.job_id)
@@ -333,6 +333,17 @@ def _end_everything(platform: Platform, processes: Processes, screen: Screen) ->
     processes.end(seconds=STOP_SECONDS)
     step.done(f"nothing runs any more; the data stays in {platform.workspace}")
     return True
+
+
+def _subject(decision: Decision) -> str:
+    """What a decision is about: a version of the model, reviews, or what monitoring found.
+
+    >>> [_subject(Decision(action, subject, "ann", "")) for action, subject in (("promote", "3"), ("admit", "batch 7f"))]
+    ['version 3', 'batch 7f']
+    """
+    if decision.action == "monitor":
+        return "monitoring"
+    return f"version {decision.subject}" if decision.subject.isdecimal() else decision.subject
 
 
 def _unfinished(platform: Platform) -> tuple[Job, ...]:
