@@ -26,7 +26,8 @@ import polars as pl
 
 from bench.gate import wilson
 from bench.results import Row, goal_row
-from bench.shifts import PROBABILITIES, SHARED_DATA, Pool, World, answered, make_pool
+from bench.shifts import SHARED_DATA, Pool, World, answered, make_pool
+from mobile_sentiment_ops.data.predictions import PROBABILITIES
 from mobile_sentiment_ops.monitoring.explanation import Explanation, explain
 
 AREA = "monitoring"

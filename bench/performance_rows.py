@@ -22,7 +22,8 @@ import polars as pl
 
 from bench.gate import wilson
 from bench.results import Row, goal_row, goals, markdown
-from bench.shifts import NAMES, PROBABILITIES, SHARED_DATA, make_pool
+from bench.shifts import NAMES, SHARED_DATA, make_pool
+from mobile_sentiment_ops.data.predictions import PROBABILITIES
 from mobile_sentiment_ops.monitoring.performance import (
     Confidence,
     confidence_counts,

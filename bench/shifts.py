@@ -42,6 +42,7 @@ from bench.splits import SOURCES
 from mobile_sentiment_ops.data.demo_world import generate
 from mobile_sentiment_ops.data.demo_world.voice import Dice
 from mobile_sentiment_ops.data.language import detect_languages
+from mobile_sentiment_ops.data.predictions import PROBABILITIES, with_answers
 from mobile_sentiment_ops.data.reviews import labelled
 from mobile_sentiment_ops.data.splits import text_keys
 from mobile_sentiment_ops.models.compiled import CompiledModel, compile_model
@@ -58,7 +59,6 @@ REFERENCE = 0.4
 """Share of the held-out rows that are the reference; windows are drawn from the others."""
 NEW_APPS = {"fintech": ("money.jupiter", "com.phonepe.app"), "idea": ("noaa-radar-pro",)}
 NAMES = tuple(label.value for label in LABELS)
-PROBABILITIES = ("p_negative", "p_neutral", "p_positive")
 SCORED = (
     *("prediction_id", "review_id", "event_time", "received_at", "model_version", "label", *PROBABILITIES),
     *("app", "version", "language", "text"),
@@ -141,11 +141,7 @@ def scored(champion: CompiledModel, reviews: pl.DataFrame) -> pl.DataFrame:
 def answered(champion: CompiledModel, rows: pl.DataFrame) -> pl.DataFrame:
     """The rows with the champion's label and probabilities of their texts."""
     found = champion.scored(rows["text"].to_list())
-    labels = pl.Series("label", np.array(NAMES, dtype=object)[found.labels].tolist(), dtype=pl.Utf8)
-    return rows.with_columns(
-        labels,
-        *(pl.Series(name, column) for name, column in zip(PROBABILITIES, found.probabilities.T.copy(), strict=True)),
-    )
+    return with_answers(rows, found.labels, found.probabilities)
 
 
 class World:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import cast
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import structlog
@@ -24,7 +23,13 @@ from pydantic_core import from_json, to_json
 from mobile_sentiment_ops.app.data_pipeline import DataHandler
 from mobile_sentiment_ops.app.incidents import IncidentHandler, beat
 from mobile_sentiment_ops.app.model_files import open_bundle
-from mobile_sentiment_ops.data.predictions import PREDICTIONS_TABLE, PROBABILITIES, masked_texts, prediction_schema
+from mobile_sentiment_ops.data.predictions import (
+    PREDICTIONS_TABLE,
+    PROBABILITIES,
+    masked_texts,
+    prediction_schema,
+    with_answers,
+)
 from mobile_sentiment_ops.data.reviews import labelled
 from mobile_sentiment_ops.errors import BundleError, MsoError, NoModel, NotFound, TooFewRows, Unavailable
 from mobile_sentiment_ops.models.compiled import CompiledModel, compile_model
@@ -139,7 +144,7 @@ class MonitoringHandler:
         """Make the sketches again from the log when they are not of as many predictions; whether they were."""
         logged = sum(batch.num_rows for batch in self.tables.batches(PREDICTIONS_TABLE, ["format"]))
         try:
-            kept = sum(sum(batch["n"].to_pylist()) for batch in self.tables.batches(SKETCHES_TABLE, ["n"]))
+            kept = sum(int(batch["n"].to_numpy().sum()) for batch in self.tables.batches(SKETCHES_TABLE, ["n"]))
         except MsoError as err:
             log.warning("sketches cannot be read", error=str(err))
             kept = -1
@@ -154,9 +159,12 @@ class MonitoringHandler:
         return True
 
     def _by_version(self, rows: pl.DataFrame) -> list[tuple[pl.DataFrame, str]]:
-        if self.log_text != "masked":
-            rows = rows.with_columns(pl.lit(None, pl.Utf8()).alias("text"))
-        return [(part, part["model_version"][0]) for part in rows.partition_by("model_version", maintain_order=True)]
+        parts = self._as_kept(rows).partition_by("model_version", maintain_order=True)
+        return [(part, part["model_version"][0]) for part in parts]
+
+    def _as_kept(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows of the log, without what is no text there: its hash."""
+        return rows if self.log_text == "masked" else rows.with_columns(pl.lit(None, pl.Utf8()).alias("text"))
 
     def _vocabulary(self, version: str) -> Vocabulary | None:
         """That of a model version; None for one that is gone, or of a release without monitoring."""
@@ -255,7 +263,7 @@ class MonitoringHandler:
         if not found.num_columns:
             found = prediction_schema().empty_table().select([*_SCORED, "model_version"])
         rows = cast(pl.DataFrame, pl.from_arrow(found)).filter(pl.col("event_time") < until)
-        return rows if self.log_text == "masked" else rows.with_columns(pl.lit(None, pl.Utf8()).alias("text"))
+        return self._as_kept(rows)
 
     # --- the decision
 
@@ -284,19 +292,19 @@ class MonitoringHandler:
     def _findings(self, judge: Judge, frame: pl.DataFrame, now: datetime) -> Findings:
         share = self.settings.false_alarms / len(self.settings.window_days)
         sketches = self._sketches(judge, frame)
+        windows = {
+            days: Window.of(sketches.filter(pl.col("hour") >= _since(now, days))) for days in self.settings.window_days
+        }
         drift = {
             days: check_drift(
-                Window.of(sketches.filter(pl.col("hour") >= _since(now, days))),
-                *(judge.reference, judge.limits),
-                false_alarms=share,
-                min_reviews=self.settings.min_reviews,
+                *(window, judge.reference, judge.limits), false_alarms=share, min_reviews=self.settings.min_reviews
             )
-            for days in self.settings.window_days
+            for days, window in windows.items()
         }
         fired = {one.name for _, measured in drift.values() for one in measured if one.fired}
         part = _new_part(frame, judge.reference, fired)
         champion, told = judge.champion, frame.filter(pl.col("truth").is_not_null())
-        performance, loss, estimate = self._performance(judge, told, sketches)
+        performance, loss, estimate = self._performance(judge, told, windows[max(windows)].sketch)
         return Findings(
             at=now,
             model_version=champion.version,
@@ -326,13 +334,13 @@ class MonitoringHandler:
         return standing
 
     def _performance(
-        self, judge: Judge, told: pl.DataFrame, sketches: pl.DataFrame
+        self, judge: Judge, told: pl.DataFrame, window: Sketch
     ) -> tuple[tuple[Measurement, ...], Measurement | None, Measurement | None]:
         """How good the champion is: all that is measured, its loss by labels, and its accuracy without any."""
         reference, settings = judge.reference, self.settings
         if reference is None:
             return (), None, None
-        rows, window = reference.rows, Sketch.of(sketches)
+        rows = reference.rows
         tested = rows.frame.select(DIMENSIONS).with_columns(
             pl.Series("truth", reference.truth), pl.Series("predicted", rows.labels)
         )
@@ -479,13 +487,7 @@ def _judged(model: CompiledModel, rows: pl.DataFrame) -> pl.DataFrame:
     """Reviews with the label and the probabilities that a model gives them now, and their texts masked."""
     texts = rows["text"].fill_null("").to_list()
     found = model.scored(texts)
-    names = np.array([label.value for label in LABELS], dtype=object)
-    probabilities = found.probabilities.reshape(-1, 3)
-    return rows.with_columns(
-        pl.Series("label", names[found.labels].tolist(), pl.Utf8()),
-        *(pl.Series(name, probabilities[:, at].copy()) for at, name in enumerate(PROBABILITIES)),
-        text=masked_texts(texts),
-    )
+    return with_answers(rows.with_columns(text=masked_texts(texts)), found.labels, found.probabilities)
 
 
 def _series(frame: pl.DataFrame) -> list[tuple[datetime, Interval]]:

@@ -34,7 +34,7 @@ from mobile_sentiment_ops.app.long_work import LEASE_SECONDS, alone, close_lost_
 from mobile_sentiment_ops.app.model_files import compiled_form, open_bundle
 from mobile_sentiment_ops.data.dataset import Dataset, further_rows
 from mobile_sentiment_ops.data.manifest import read_manifest
-from mobile_sentiment_ops.data.predictions import PROBABILITIES, masked_texts
+from mobile_sentiment_ops.data.predictions import masked_texts, with_answers
 from mobile_sentiment_ops.data.reviews import labelled
 from mobile_sentiment_ops.errors import BundleError, Busy, ModelError, NoModel, NotFound, StaleToken, StoreError
 from mobile_sentiment_ops.models.kinds import kind_named
@@ -509,14 +509,8 @@ def _reference(candidate: Candidate, dataset: Dataset, stream: pl.DataFrame) -> 
     texts = stream["review_text"].to_list()
     probabilities = candidate.model.probabilities(texts, stream["rating"].to_list())
     decided = candidate.model.decide(probabilities)
-    scored = stream.select(
-        *DIMENSIONS,
-        pl.col("submitted_at").alias("event_time"),
-        pl.col("label").alias("truth"),
-        text=masked_texts(texts),
-        label=pl.Series([LABELS[at].value for at in decided], dtype=pl.Utf8()),
-        **{name: pl.Series(probabilities[:, at]) for at, name in enumerate(PROBABILITIES)},
-    )
+    told = stream.select(*DIMENSIONS, event_time="submitted_at", truth="label", text=masked_texts(texts))
+    scored = with_answers(told, decided, probabilities)
     learned = [*dataset.train["review_text"], *dataset.validation["review_text"]]
     return make_reference(masked_texts(learned).to_list(), scored)
 

@@ -25,6 +25,7 @@ from mobile_sentiment_ops.data.lines import encodable
 from mobile_sentiment_ops.types import LABELS
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import polars as pl
     import pyarrow as pa
 
@@ -257,6 +258,22 @@ def _submitted(told: Sequence[datetime | str | None], requests: pl.Series) -> pl
     parts = pl.DataFrame({"row": np.arange(len(told))}).with_columns(raw, undecided).partition_by("request")
     read = pl.concat([part.select("row", canonical(part.select("submitted_at"))["submitted_at"]) for part in parts])
     return times.fill_null(read.sort("row")["submitted_at"])
+
+
+def with_answers(
+    rows: pl.DataFrame, labels: npt.NDArray[np.integer], probabilities: npt.NDArray[np.floating]
+) -> pl.DataFrame:
+    """The rows with a prediction each: `label` of indices into LABELS (n,), and PROBABILITIES of (n, 3).
+
+    >>> import polars as pl
+    >>> with_answers(pl.DataFrame({"text": ["Love it"]}), np.array([2]), np.array([[0.1, 0.2, 0.7]])).row(0)
+    ('Love it', 'Positive', 0.1, 0.2, 0.7)
+    """
+    import polars as pl
+
+    names = pl.Series("label", [label.value for label in LABELS])[np.asarray(labels, np.uint32)]
+    columns = np.ascontiguousarray(probabilities.reshape(-1, len(PROBABILITIES)).T)
+    return rows.with_columns(names, *map(pl.Series, PROBABILITIES, columns))
 
 
 def masked_texts(texts: Sequence[str]) -> pl.Series:

@@ -13,7 +13,7 @@ The first that applies is the action; all that apply are told as reasons.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from mobile_sentiment_ops.types import Action, DriftStatus, Measurement, RetrainDecision, TrainingBatch
@@ -126,9 +126,7 @@ def _fired(drift: Mapping[int, tuple[DriftStatus, Sequence[Measurement]]]) -> li
 
 
 def _dated(one: Measurement, days: int) -> Measurement:
-    return Measurement(
-        f"{one.name}, {_days(days)}", one.value, one.limit, one.fired, one.reason, one.n, one.low, one.high, one.part
-    )
+    return replace(one, name=f"{one.name}, {_days(days)}")
 
 
 def _days(days: int) -> str:

@@ -71,13 +71,12 @@ class Limits:
     centres: Floats
     limits: Floats
     tails: Floats
-    reference_rows: int
 
     def to_json(self) -> bytes:
         """Kept as JSON; `from_json` reads it."""
         arrays = {name: getattr(self, name).tolist() for name in ("centres", "limits", "tails")}
         told = {"format": LIMITS_FORMAT, "statistics": list(STATISTICS), "sizes": self.sizes, **arrays}
-        return json.dumps({**told, "reference_rows": self.reference_rows}).encode()
+        return json.dumps(told).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Limits:
@@ -87,7 +86,7 @@ class Limits:
             if told["format"] != LIMITS_FORMAT or told["statistics"] != list(STATISTICS):
                 raise BundleError("the limits of drift are those of another release; they are drawn anew")
             arrays = {name: np.array(told[name]) for name in ("centres", "limits", "tails")}
-            return cls(tuple(told["sizes"]), **arrays, reference_rows=told["reference_rows"])
+            return cls(tuple(told["sizes"]), **arrays)
         except (ValueError, KeyError, TypeError) as err:
             raise BundleError(f"the limits of drift cannot be read: {err!r}; they are drawn anew") from err
 
@@ -110,7 +109,7 @@ def draw_limits(reference: Reference, *, seed: int = 0, draws: int = DRAWS, size
     fitting = tuple(size for size in sizes if 2 * size <= len(rows)) or (max(len(rows) // 2, 1),)
     found = [_limits_at(table, size, draws if size < 5_000 else draws // 2, rng) for size in fitting]
     centres, limits, tails = (np.stack(part) for part in zip(*found, strict=True))
-    return Limits(fitting, centres, limits, tails, len(rows))
+    return Limits(fitting, centres, limits, tails)
 
 
 def check_drift(
@@ -148,8 +147,7 @@ def check_drift(
 
 @dataclass(frozen=True)
 class _Sums:
-    """Sums of w windows; `slices` (w, 3, s): reviews, p_negative and its square of each part, `of_new` (w, 2): reviews
-    of apps and of languages that the other side has not."""
+    """Sums of w windows; `slices` (w, 3, s): reviews, p_negative and its square of each part."""
 
     n: Floats
     told: Floats

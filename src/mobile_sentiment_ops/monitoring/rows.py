@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mobile_sentiment_ops.data.predictions import PROBABILITIES
 from mobile_sentiment_ops.errors import DataError
 from mobile_sentiment_ops.models.kernel import Counted, Grams, counted
 from mobile_sentiment_ops.types import LABELS
@@ -24,7 +25,6 @@ from mobile_sentiment_ops.types import LABELS
 Ints = npt.NDArray[np.int64]
 
 DIMENSIONS = ("app", "version", "language")
-PROBABILITIES = ("p_negative", "p_neutral", "p_positive")
 
 UNIT = 1 << 20
 """Probabilities are kept in 2^-20, with an error below 5e-7."""

@@ -22,11 +22,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mobile_sentiment_ops.data.predictions import PROBABILITIES
 from mobile_sentiment_ops.models.kernel import Grams, counted, tokens
 from mobile_sentiment_ops.monitoring.rows import (
     DIMENSIONS,
     MOMENTS,
-    PROBABILITIES,
     TEXT_BITS,
     TOKEN_BITS,
     UNIT,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mobile_sentiment_ops.monitoring.reference import Reference
-from mobile_sentiment_ops.monitoring.rows import MOMENTS, UNIT, Ints, Rows
+from mobile_sentiment_ops.monitoring.rows import MOMENTS, SHARE, UNIT, Ints, Rows
 
 SIGNALS = ("negative share", "unknown words", "repeated texts")
 ALLOWANCE = 0.25
@@ -104,7 +104,7 @@ def follow(state: Stream, rows: Rows, limits: StreamLimits) -> tuple[Stream, lis
 def _signals(rows: Rows, recent: Keys) -> tuple[npt.NDArray[np.float64], Keys]:
     """(n, 3) of the reviews, and the keys of the last RECENT texts."""
     keys = np.concatenate([recent, rows.keys])
-    unknown = rows.moments[:, MOMENTS.index("unknown")] / 1024
+    unknown = rows.moments[:, MOMENTS.index("unknown")] / SHARE
     repeated = _repeated(keys)[len(recent) :]
     return np.column_stack([rows.scores[:, 0] / UNIT, unknown, repeated]), keys[-RECENT:]
 
