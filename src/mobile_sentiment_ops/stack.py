@@ -338,8 +338,8 @@ def _end_everything(platform: Platform, processes: Processes, screen: Screen) ->
 def _subject(decision: Decision) -> str:
     """What a decision is about: a version of the model, reviews, or what monitoring found.
 
-    >>> [_subject(Decision(action, subject, "ann", "")) for action, subject in (("promote", "3"), ("admit", "batch 7f"))]
-    ['version 3', 'batch 7f']
+    >>> _subject(Decision("promote", "3", "ann", "")), _subject(Decision("admit", "batch 7f", "admission", ""))
+    ('version 3', 'batch 7f')
     """
     if decision.action == "monitor":
         return "monitoring"
